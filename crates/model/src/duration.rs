@@ -1,4 +1,4 @@
-//! Durations in words, as reports and listings print them.
+//! Durations as text, as reports and listings print them.
 
 /// A number of seconds in its two largest units: `45 s`, `3 min`, `2 h 5 min`, `7 d 1 h`.
 pub fn in_words(seconds: u64) -> String {

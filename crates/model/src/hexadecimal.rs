@@ -13,7 +13,7 @@ pub fn encode(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The bytes of these digits; `None`: their number is odd, or a character is not a digit.
+/// Decodes hexadecimal digits; `None` if their number is odd or a character is not a digit.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
     (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())

@@ -1,7 +1,7 @@
 //! Sample reports, fully populated: every option is set, every list has an element.
 //!
 //! For tests of programs that show reports, and for the test that compares `docs/json.md` with the printed JSON. Values
-//! may differ from a real director's; only the fields matter. Not here: reports of health (`health::sample`).
+//! may differ from a real director's; only the fields matter. Reports of health are in `health::sample`.
 
 #![allow(missing_docs, reason = "for tests alone")]
 

@@ -14,16 +14,16 @@ use crate::objects::{Object, Rule};
 pub enum Command {
     /// Replaces all options of a service; its destinations stay.
     EditService {
-        /// Its key.
+        /// The key of the service.
         key: ServiceKey,
         /// All its new options.
         options: ServiceOptions,
     },
-    /// Replaces all options of a destination; it keeps its place.
+    /// Replaces all options of a destination, which keeps its position.
     EditDestination {
         /// The service that it belongs to.
         service: ServiceKey,
-        /// Its endpoint.
+        /// The endpoint of the destination.
         endpoint: Endpoint,
         /// All its new options.
         options: DestinationOptions,
@@ -49,7 +49,7 @@ impl From<Rule> for Command {
 }
 
 impl Command {
-    /// The object that it changes; `None`: all services, or only counters.
+    /// The object that it changes; `None` if it changes all services, or only counters.
     pub fn object(&self) -> Option<Object> {
         match self {
             Self::Add(rule) => Some(rule.object()),

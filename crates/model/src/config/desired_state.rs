@@ -247,7 +247,7 @@ impl State {
         &self.nouns.disabled
     }
 
-    /// What each client may do, by service.
+    /// The limits for each client, by service.
     pub fn limits(&self) -> &BTreeMap<ServiceKey, ClientLimit> {
         &self.nouns.limits
     }

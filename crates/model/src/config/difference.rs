@@ -1,12 +1,11 @@
 //! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
-//! compared object by object: services, destinations, nouns, the timeouts. Entries of lists that end by themselves are
-//! never deleted. No command touches an object that is equal in both, so its connections, counters and
-//! scheduler state stay; an object that differs is edited. The order of destinations and of local addresses is not
-//! compared; the order of mark rules is. Timeouts that a file does not set stay, and synchronization daemons that it
-//! does not start continue. Pure; cost: one pass over both states, and memory for the services that differ. Not here:
-//! reading files (`rules.rs` of `ipvsadm`), carrying out the commands (`control/apply.rs` of `ctl`).
+//! compared object by object: services, destinations, nouns, the timeouts. List entries that expire are never deleted.
+//! No command touches an object that is equal in both, so its connections, counters and scheduler state stay; an object
+//! that differs is edited. The order of destinations and of local addresses is not compared; the order of mark rules
+//! is. Timeouts that a file does not set stay, and synchronization daemons that it does not start continue. Pure; cost:
+//! one pass over both states, and memory for the services that differ.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -47,9 +46,9 @@ pub fn rules_of(state: &State) -> Vec<Rule> {
 /// An object that differs between the running and the wanted state. One of the two sides is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The object as it is now; `None`: it does not exist.
+    /// The object as it is now; `None` if it does not exist.
     pub before: Option<Rule>,
-    /// The command that adds it or, if it exists, edits it; `None`: it is to be deleted.
+    /// The command that adds it or, if it exists, edits it; `None` if it is to be deleted.
     pub after: Option<Command>,
 }
 
@@ -86,7 +85,7 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
 }
 
 fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
-    // Of a large configuration usually little differs: a list of all rules takes more memory than both states.
+    // Usually little of a large configuration differs; a list of all rules would take more memory than both states.
     let before = rules_unlike(running, &wanted.state);
     let after = rules_unlike(&wanted.state, running);
     let old = by_object(&before);
@@ -125,7 +124,7 @@ pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec
     let mut all = differences(running, new);
     all.retain(|difference| match &difference.before {
         _ if difference.after.is_some() => true,
-        // A rule that the file defines too is deleted only to get its place among them.
+        // A rule that the file defines too is deleted only to put it in the right order.
         Some(Rule::Mark(rule)) => old.marks().contains(rule) || new.state.marks().contains(rule),
         Some(rule) => defined.contains(&rule.object()),
         None => false,
@@ -136,7 +135,7 @@ pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec
     all
 }
 
-/// The commands that remove these differences, ordered so that none is refused because another one is still to come.
+/// The commands that remove these differences, in an order in which no command fails because a later one is missing.
 pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
@@ -165,13 +164,13 @@ pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Differ
         Some(Object::Mark(_)) => running.marks() == applied.marks(),
         Some(Object::Timeouts) => running.timeouts() == applied.timeouts(),
         Some(Object::Daemon(role)) => daemon_of(running, role) == daemon_of(applied, role),
-        // Its deletion would also delete destinations that were added since.
+        // The deletion would also delete destinations that were added since.
         Some(Object::Service(key))
             if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
         {
             false
         }
-        // Its service may have been changed or deleted since.
+        // The service may have been changed or deleted since.
         Some(object @ Object::Destination { service, .. }) => {
             is_unchanged(&Object::Service(service)) && is_unchanged(&object)
         }
@@ -210,7 +209,7 @@ fn rules(state: &State) -> Vec<Rule> {
     rules_unlike(state, &State::default())
 }
 
-/// As [`rules`], without services that `other` has with the same options and destinations.
+/// Like [`rules`], without the services that have the same options and destinations in `other`.
 fn rules_unlike(state: &State, other: &State) -> Vec<Rule> {
     let mut rules: Vec<_> = state.nouns().filter(|rule| !matches!(rule, Rule::Mark(_))).collect();
     for (key, service) in state.services().filter(|(key, service)| other.service(key) != Some(service)) {
@@ -253,7 +252,7 @@ fn edit(rule: Rule) -> Command {
 }
 
 /// The differences of mark rules. A rule can only be added after the others. So the running rules that match the first
-/// wanted ones, in order, stay; the other running rules are deleted, and the other wanted ones are added.
+/// wanted rules, in order, stay; the other running rules are deleted, and the other wanted rules are added.
 fn marks(running: &[MarkRule], wanted: &[MarkRule]) -> Vec<Difference> {
     let mut keep = wanted.iter().peekable();
     let mut all = Vec::new();

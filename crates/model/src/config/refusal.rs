@@ -110,7 +110,7 @@ pub enum CommandError {
     Failed { why: String },
 }
 
-/// What is meant by an unknown setting, or all there are.
+/// The setting that an unknown name probably means, or all known settings.
 fn advised(key: &str, known: &[String]) -> String {
     unknown_name::advice(key, known.iter().map(String::as_str))
         .unwrap_or_else(|| format!("known: {}", known.join(", ")))

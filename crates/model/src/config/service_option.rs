@@ -22,12 +22,12 @@ pub fn named_service(key: &ServiceKey) -> String {
     }
 }
 
-/// The options that name a service, behind a blank; nothing without a service.
+/// The options that name a service, after a blank; empty without a service.
 pub fn named(service: Option<ServiceKey>) -> String {
     service.map(|key| format!(" {}", named_service(&key))).unwrap_or_default()
 }
 
-/// The option for services of this protocol.
+/// The option for services with this protocol.
 pub fn option_of(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::UDP => "-u",

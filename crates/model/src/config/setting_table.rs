@@ -74,7 +74,7 @@ pub(crate) trait Value: Sized {
     /// The texts that are values.
     fn range() -> String;
 
-    /// The value of a text; `None`: it is none.
+    /// Parses a value; `None` if the text is invalid.
     fn parse(text: &str) -> Option<Self>;
 }
 

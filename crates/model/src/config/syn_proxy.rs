@@ -1,11 +1,11 @@
-//! The SYN proxy: the services that can be behind it.
+//! The services that can use the SYN proxy.
 
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::config::refusal::CommandError;
 
-/// The option that puts a service behind the SYN proxy.
+/// The option that enables the SYN proxy for a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proxied {
     /// `--syn-proxy` of the service.

@@ -1,15 +1,15 @@
 //! Advice about a name that xvs does not know: a setting, or a key of xvs.toml.
 
-/// The advice, as a clause; `None`: no known name is similar.
+/// The advice, as a clause; `None` if no known name is similar.
 pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     if let Some((_, why)) = OF_THE_KERNEL.iter().find(|(setting, _)| *setting == name) {
         return Some((*why).to_owned());
     }
-    // As sysctl names those of the kernel.
+    // The prefix with which sysctl names the kernel's settings.
     let name = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
     let distances = known.into_iter().map(|known| (strsim::damerau_levenshtein(name, known), known));
     let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
-    // Behind a prefix, as in `feedback.step`, the word itself must be similar.
+    // After a prefix, as in `feedback.step`, the last component itself must be similar.
     let word = name.rsplit('.').next().unwrap_or_default();
     (distance <= word.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))
 }

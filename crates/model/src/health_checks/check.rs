@@ -17,7 +17,7 @@ use crate::health_checks::fault::Place;
 /// A check of a real server, which is up while all its checks pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
     /// The probe.
     pub probe: Probe,
@@ -46,15 +46,15 @@ pub enum Probe {
     Script(Script, ExitCodeMeaning),
     /// The number at the start of a file.
     File(TrackFile),
-    /// The words of an agent, HAProxy's agent-check, after this text was sent to it.
+    /// The reply of an agent, HAProxy's agent-check, after this text was sent to it.
     // New kinds come last: what outlives a process names checks by hashes of these values.
     Agent(Target, String),
 }
 
 impl Probe {
-    /// The part of the probe that identifies it when the file is read again: a check whose probe has the same identity
-    /// keeps its state. The content of requests and replies, the user of a command, and where an agent is asked, whose
-    /// words are about the server, are not part of it.
+    /// The fields that identify the probe when the file is read again: a check whose probe has the same identity keeps
+    /// its state. The content of requests and replies, the user of a command, and the address of an agent, whose
+    /// replies are about the server, are not included.
     #[must_use]
     pub fn identity(&self) -> Self {
         match self.clone() {
@@ -84,7 +84,7 @@ pub struct Target {
     pub source_port: Option<u16>,
     /// The outgoing interface.
     pub interface: Option<String>,
-    /// The firewall mark of the packets; 0: none.
+    /// The firewall mark of the packets; 0 if there is none.
     pub mark: u32,
 }
 
@@ -93,12 +93,12 @@ pub struct Target {
 pub struct ThroughVip {
     /// The virtual endpoints; at least one.
     pub endpoints: Vec<Endpoint>,
-    /// The source address, one of the director's; `None`: the director chooses it.
+    /// The source address, which the director must have; `None` if the director chooses it.
     pub source: Option<IpAddr>,
 }
 
 impl Target {
-    /// That of no probe.
+    /// The target in identities that do not include it.
     const NOWHERE: Self = Self {
         endpoint: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         source: None,
@@ -111,7 +111,7 @@ impl Target {
 /// The parameters of an HTTP check.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Http {
-    /// The parameters of TLS; `None`: plain HTTP.
+    /// The parameters of TLS; `None` for plain HTTP.
     pub tls: Option<Box<Tls>>,
     /// HTTP 1.1 instead of 1.0.
     pub is_1_1: bool,
@@ -140,7 +140,7 @@ pub struct Url {
     pub digest: Option<[u8; 16]>,
     /// A pattern that the body must or must not match.
     pub pattern: Option<Pattern>,
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
 }
 
@@ -149,7 +149,7 @@ pub struct Url {
 pub struct Tls {
     /// The accepted certificates.
     pub trust: Trust,
-    /// The file of the authorities' certificates; `None`: those of the system.
+    /// The file with the certificates of the authorities; `None` for the system's.
     pub ca: Option<Setting>,
     /// The file of the director's own certificate.
     pub certificate: Option<Setting>,
@@ -169,14 +169,14 @@ pub enum Trust {
     Authorities,
 }
 
-/// A statement with one value, with its place and text for messages.
+/// A statement with one value, with its position and text for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Setting {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
     /// The whole statement.
     pub text: String,
-    /// Its value.
+    /// The value.
     pub value: String,
 }
 
@@ -191,7 +191,7 @@ pub struct Pattern {
     pub options: Vec<String>,
     /// The smallest offset in the body at which a match may begin, in bytes.
     pub least_offset: usize,
-    /// The largest one; `None`: no limit.
+    /// The largest such offset; `None` if unlimited.
     pub most_offset: Option<usize>,
 }
 
@@ -207,27 +207,28 @@ pub struct Dns {
 /// A UDP datagram and the reply to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Udp {
-    /// The payload; `None`: random bytes.
+    /// The payload; `None` for random bytes.
     pub payload: Option<Vec<u8>>,
-    /// The required reply; `None`: none is required.
+    /// The required reply; `None` if none is required.
     pub reply: Option<Reply>,
 }
 
 /// The properties that a reply must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
-    /// Its first bytes, each with the mask of the compared bits; empty: any bytes.
+    /// The first bytes, each with the mask of the compared bits; empty if any bytes match.
     pub pattern: Vec<(u8, u8)>,
-    /// Its length, in bytes.
+    /// The length, in bytes.
     pub length: RangeInclusive<u16>,
 }
 
 /// The meaning of a script's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitCodeMeaning {
-    /// 0: the check passes; any other code: it fails.
+    /// With 0, the check passes; with any other code, it fails.
     Plain,
-    /// 0: the check passes; 1: it fails; a larger code: it passes, and the weight is the code minus 2 (`misc_dynamic`).
+    /// With 0, the check passes; with 1, it fails; with a larger code, it passes and the weight is the code minus 2
+    /// (`misc_dynamic`).
     Dynamic,
 }
 
@@ -236,7 +237,7 @@ pub enum ExitCodeMeaning {
 pub struct Timing {
     /// The time from one run to the next.
     pub interval: Duration,
-    /// The same after a failure that has not taken the check down yet.
+    /// The time to the next run after a failure that has not taken the check down yet.
     pub retry_interval: Duration,
     /// The timeout of a whole run.
     pub timeout: Duration,
@@ -274,11 +275,11 @@ impl fmt::Display for Probe {
     }
 }
 
-/// A command, with the user and group that it runs as. Two are equal wherever they are written, so a check goes on when
-/// its line moves.
+/// A command, with the user and group that it runs as. The position is not compared, so a check continues when its line
+/// moves.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
     /// The program and its arguments.
     pub argv: Vec<String>,
@@ -291,7 +292,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// What it runs, and as whom.
+    /// The command, its user and its group.
     fn identity(&self) -> (&[String], &str, Option<&str>, Option<&str>) {
         (&self.argv, &self.text, self.user.as_deref(), self.group.as_deref())
     }
@@ -322,9 +323,9 @@ impl fmt::Display for Script {
 /// A file that begins with a number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TrackFile {
-    /// Its name in the `track_file` statement.
+    /// The name in the `track_file` statement.
     pub name: String,
-    /// Its path.
+    /// The path.
     pub path: PathBuf,
     /// The effect of its number.
     pub weight: FileWeight,

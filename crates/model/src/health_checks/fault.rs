@@ -1,4 +1,4 @@
-//! Faults of a configuration file, each with its place in the file.
+//! Faults in a configuration file, each with its position.
 
 use std::fmt;
 use std::path::Path;
@@ -39,15 +39,15 @@ pub enum Severity {
 /// A fault of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Its place.
+    /// The position in the file.
     pub place: Place,
-    /// Its severity.
+    /// The severity.
     pub severity: Severity,
-    /// What is wrong, and how it is treated.
+    /// The fault, and how it is treated.
     pub text: String,
 }
 
-/// A part of a file that is left out because of a fault, and with it services.
+/// A section of a file that is left out because of a fault, with the services that this costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// The fault.

@@ -1,6 +1,6 @@
-//! Settings of mails about changes of status, from `global_defs` of a keepalived.conf.
+//! Settings for mails about changes of status, from `global_defs` in keepalived.conf.
 
-/// Where mails go. Source: keepalived.conf(5).
+/// Recipients, sender and server of mails. Source: keepalived.conf(5).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailSettings {
     /// The recipients (`notification_email`), at least one.
@@ -15,6 +15,6 @@ pub struct MailSettings {
     pub helo: String,
     /// How long each step of a delivery may take, in seconds (`smtp_connect_timeout`).
     pub timeout_seconds: u32,
-    /// What subjects begin with, in brackets (`router_id`).
+    /// The prefix of subjects, in brackets (`router_id`).
     pub router_id: String,
 }

@@ -1,4 +1,4 @@
-//! The configuration of health checks, as a keepalived.conf gives it.
+//! The configuration of health checks, as read from keepalived.conf.
 
 pub mod check;
 pub mod fault;

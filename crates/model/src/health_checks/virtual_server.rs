@@ -1,4 +1,4 @@
-//! Virtual servers of a keepalived.conf: services, real servers with their checks, and the scripts run when a state
+//! Virtual servers from keepalived.conf: services, real servers with their checks, and the scripts run when a state
 //! changes.
 
 use std::collections::HashSet;
@@ -18,11 +18,11 @@ use crate::objects::Rule;
 /// A real server of a virtual server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealServer {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
-    /// Its endpoint; port 0: that of each service.
+    /// The endpoint; port 0 stands for the port of each service.
     pub endpoint: Endpoint,
-    /// Its options as a destination.
+    /// The options as a destination.
     pub options: DestinationOptions,
     /// While down, it stays in the service with weight 0 instead of being removed.
     pub inhibit_on_failure: bool,
@@ -30,9 +30,9 @@ pub struct RealServer {
     pub notify_up: Option<Script>,
     /// Script that runs when it goes down.
     pub notify_down: Option<Script>,
-    /// Whether there are mails about it; `None`: as [`Globals::smtp_alert`] says, by default yes.
+    /// Whether mails report changes; `None` for [`Globals::smtp_alert`], by default yes.
     pub smtp_alert: Option<bool>,
-    /// Its checks: it is up while all of them pass; without checks it is always up.
+    /// The checks: the server is up while all of them pass; without checks it is always up.
     pub checks: Vec<Check>,
 }
 
@@ -46,28 +46,28 @@ impl RealServer {
 /// A server that serves while the virtual server has no quorum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SorryServer {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
-    /// Its endpoint; port 0: that of each service.
+    /// The endpoint; port 0 stands for the port of each service.
     pub endpoint: Endpoint,
-    /// Its options as a destination.
+    /// The options as a destination.
     pub options: DestinationOptions,
-    /// While the quorum holds, it stays in the service with weight 0 instead of being removed.
+    /// Whether it stays in the service with weight 0 while the quorum holds, instead of being removed.
     pub inhibit: bool,
 }
 
 /// A virtual server: one service, or several of a group with the same real servers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VirtualServer {
-    /// Its place in the file.
+    /// The position in the file.
     pub place: Place,
     /// The text after `virtual_server`.
     pub name: String,
-    /// Its index among the virtual servers of its group, from 0, in the file's order.
+    /// The index among the virtual servers of the group, from 0, in the file's order.
     pub ordinal: usize,
-    /// Its services, in the order in which they are added, each once.
+    /// The services, in the order in which they are added, without duplicates.
     pub services: Vec<(ServiceKey, ServiceOptions)>,
-    /// The limit of the clients of each service; `None`: the file says nothing about it.
+    /// The limit for the clients of each service; `None` if the file does not mention it.
     pub limit: Option<ClientLimit>,
     /// The total weight of up real servers that it needs.
     pub quorum: u32,
@@ -77,15 +77,15 @@ pub struct VirtualServer {
     pub quorum_up: Option<Script>,
     /// Script that runs when it loses the quorum.
     pub quorum_down: Option<Script>,
-    /// Whether there are mails about its quorum; `None`: as [`Globals::smtp_alert`] says, by default no.
+    /// Whether mails report the quorum; `None` for [`Globals::smtp_alert`], by default no.
     pub smtp_alert: Option<bool>,
     /// Whether the scripts for a removal run when the daemon stops.
     pub omega: bool,
-    /// Whether its checks are suspended while its address is not on this machine.
+    /// Whether its checks are suspended while this machine does not have its address.
     pub ha_suspend: bool,
     /// The server that serves while it has no quorum.
     pub sorry_server: Option<SorryServer>,
-    /// Its real servers; at least one.
+    /// The real servers; at least one.
     pub real_servers: Vec<RealServer>,
 }
 
@@ -101,7 +101,7 @@ impl VirtualServer {
         }
     }
 
-    /// The protocol of its services; `None`: it has only firewall marks.
+    /// The protocol of the services; `None` if it has only firewall marks.
     pub fn protocol(&self) -> Option<Protocol> {
         self.services.iter().find_map(|(key, _)| match key {
             ServiceKey::Address { protocol, .. } => Some(*protocol),
@@ -130,7 +130,7 @@ pub struct Globals {
     pub rs_init_notifies: bool,
     /// All services are deleted at the start.
     pub lvs_flush: bool,
-    /// Where mails go; `None`: none are sent.
+    /// The settings for mails; `None` if none are sent.
     pub mail: Option<MailSettings>,
     /// Whether there are mails about virtual servers and real servers that do not say it themselves.
     pub smtp_alert: Option<bool>,
@@ -139,28 +139,28 @@ pub struct Globals {
 /// A FIFO that state changes are written to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fifo {
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// Its owner when it is created.
+    /// The owner on creation.
     pub user: Option<String>,
-    /// Its group when it is created.
+    /// The group on creation.
     pub group: Option<String>,
     /// The program that reads it; the FIFO's path is its last argument.
     pub script: Option<Script>,
 }
 
-/// The content of a keepalived.conf.
+/// The content of keepalived.conf.
 #[derive(Debug)]
 pub struct Configuration {
-    /// Its virtual servers, in the file's order.
+    /// The virtual servers, in the file's order.
     pub virtual_servers: Vec<VirtualServer>,
-    /// Its settings for all of them.
+    /// The settings for all virtual servers.
     pub globals: Globals,
-    /// The timeouts that it sets; 0: not set.
+    /// The timeouts; 0 if not set.
     pub timeouts: Timeouts,
-    /// Its faults, in the order of their places. With an [error](Severity::Error) it must not be used.
+    /// The faults, ordered by position. With an [error](Severity::Error) the configuration must not be used.
     pub faults: Vec<Fault>,
-    /// What the faults have cost of services.
+    /// The sections left out because of faults, with their services.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -171,8 +171,8 @@ impl Configuration {
         servers.flat_map(|server| &server.checks).any(|check| matches!(check.probe, Probe::ThroughVip(_)))
     }
 
-    /// Of services that are in force, those that would end because of faults, and these faults. A service that the file
-    /// does not name any more is none of them.
+    /// The services in force that would end because of faults, and these faults. Services that the file no longer names
+    /// are not included.
     pub fn lost(&self, in_force: &[ServiceKey]) -> (Vec<ServiceKey>, Vec<&Fault>) {
         let named = self.virtual_servers.iter().flat_map(|one| &one.services).map(|(key, _)| *key);
         let known: HashSet<_> = self.left_out.iter().flat_map(|left_out| left_out.services.clone()).collect();

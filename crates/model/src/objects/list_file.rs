@@ -1,6 +1,6 @@
-//! The file of an access list: as a rule, and its text.
+//! The file of an access list: as a rule, and as text.
 //!
-//! Not here: reading the file (`control/list_sources.rs` of `ctl`).
+//! `control/list_sources.rs` of `ctl` reads the file.
 
 use std::path::PathBuf;
 
@@ -72,13 +72,13 @@ impl Noun for ListFile {
     }
 }
 
-/// The networks of a file: one a line; empty lines are skipped, and so is what follows `#` or `;`. Networks may overlap
-/// and repeat.
+/// The networks in a file: one per line; empty lines and text after `#` or `;` are skipped. Networks may overlap and
+/// repeat.
 ///
 /// # Errors
-/// The number of the first line with a fault, from 1, and the fault without the line's text: who names a file need not
-/// be able to read it. An allow list without networks would keep
-/// everybody out.
+///
+/// The number of the first line with a fault, from 1, and the fault. The line's text is left out, because whoever names
+/// a file may not be allowed to read it. An allow list without networks would exclude all clients.
 pub fn read_prefixes(text: &str, list: ListKey) -> Result<Vec<Prefix>, (usize, String)> {
     let mut prefixes = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
@@ -103,7 +103,7 @@ pub fn read_prefixes(text: &str, list: ListKey) -> Result<Vec<Prefix>, (usize, S
     Ok(prefixes)
 }
 
-/// What is wrong with a line of a file.
+/// The fault of a line that is not a network.
 const NO_NETWORK: &str = "no network such as 192.0.2.0/24 or 2001:db8::/32, without bits behind its length, not \
                           IPv4-mapped; the line is not shown, because not everybody may read the file";
 

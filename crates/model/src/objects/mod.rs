@@ -1,9 +1,9 @@
-//! Rules, of which the desired state consists, the objects that they describe, and the list of the nouns of `xvs`.
+//! Rules, which make up the desired state, the objects that they describe, and the list of the nouns of `xvs`.
 //!
-//! A [`Rule`] says everything about one object, an [`Object`] only identifies it. Commands, the difference of two
-//! states, rules files and the journal are made of both. Services, destinations, timeouts and synchronization daemons
-//! are IPVS's (`config/desired_state.rs`); each other object is a [`Noun`] with a file of its own, which has all that
-//! is special about it.
+//! A [`Rule`] describes one object in full, an [`Object`] only identifies it. Commands, the difference of two states,
+//! rules files and the journal consist of both. Services, destinations, timeouts and synchronization daemons come from
+//! IPVS (`config/desired_state.rs`). Each other object is a [`Noun`] with its own file, which contains everything
+//! specific to it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -57,9 +57,9 @@ macro_rules! nouns {
             /// A service, without its destinations.
             #[serde(rename = "add_service")]
             Service {
-                /// Its key.
+                /// The key of the service.
                 key: ServiceKey,
-                /// Its options.
+                /// The options.
                 options: ServiceOptions,
             },
             /// A destination.
@@ -67,9 +67,9 @@ macro_rules! nouns {
             Destination {
                 /// The service that it belongs to.
                 service: ServiceKey,
-                /// Its endpoint.
+                /// The endpoint.
                 endpoint: Endpoint,
-                /// Its options.
+                /// The options.
                 options: DestinationOptions,
             },
             /// The timeouts; a 0 keeps the value in force.
@@ -92,7 +92,7 @@ macro_rules! nouns {
             Destination {
                 /// The service that it belongs to.
                 service: ServiceKey,
-                /// Its endpoint.
+                /// The endpoint.
                 endpoint: Endpoint,
             },
             /// The timeouts, which are always there.
@@ -144,7 +144,7 @@ macro_rules! nouns {
                 }
             }
 
-            /// The arguments of `xvs` that add a noun, perhaps with control characters; `None`: `xvsadm` adds it.
+            /// The arguments of `xvs` that add a noun, perhaps with control characters; `None` if `xvsadm` adds it.
             pub fn arguments(&self) -> Option<String> {
                 match self {
                     $(Self::$noun(noun) => Some(noun.added()),)*
@@ -162,7 +162,8 @@ macro_rules! nouns {
                 }
             }
 
-            /// The arguments of `xvs` that delete a noun, perhaps with control characters; `None`: `xvsadm` deletes it.
+            /// The arguments of `xvs` that delete a noun, perhaps with control characters; `None` if `xvsadm` deletes
+            /// it.
             pub fn arguments(&self) -> Option<String> {
                 match self {
                     $(Self::$noun(key) => Some(<$type>::deleted(key)),)*
@@ -236,7 +237,7 @@ nouns! {
     Local(LocalAddress) by IpAddr => locals, "add_local", "delete_local";
     /// Real servers that get no new connections, whatever their weight.
     Disabled(Disabled) by Disabled => disabled, "disable", "enable";
-    /// What each client of a service may do.
+    /// The limits for each client of a service.
     Limit(ServiceLimit) by ServiceKey => limits, "set_limit", "delete_limit";
     /// An entry of an access list.
     Listed(Listed) by ListedKey => lists, "add_listed", "delete_listed";

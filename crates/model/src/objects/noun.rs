@@ -1,6 +1,4 @@
-//! What each configured object that ipvsadm does not have answers: a noun of `xvs`, with a file of its own.
-//!
-//! Not here: the list of the nouns (`mod.rs`).
+//! The trait of the configured objects that ipvsadm does not have: the nouns of `xvs`, each in its own file.
 
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -13,16 +11,17 @@ pub trait Noun: Clone + PartialEq {
     /// All of them, as the desired state keeps them.
     type All;
 
-    /// Whether it is changed by its deletion and a new one, and not in place.
+    /// Whether a change deletes it and adds a new one, instead of editing it in place.
     const IS_REPLACED: bool;
 
     /// Identifies it.
     fn key(&self) -> Self::Key;
 
-    /// Checks whether it can be added to these.
+    /// Checks whether it can be added to `all`.
     ///
     /// # Errors
-    /// A sentence that names it, or the error of a duplicate.
+    ///
+    /// A sentence that names it, or the error for a duplicate.
     fn check_add(&self, all: &Self::All, services: &dyn Services) -> Result<(), CommandError>;
 
     /// Checks whether it can be deleted from these.
@@ -37,7 +36,7 @@ pub trait Noun: Clone + PartialEq {
     /// Deletes a checked one.
     fn delete(key: &Self::Key, all: &mut Self::All);
 
-    /// Those that create these, in an order in which each can be added.
+    /// The nouns in `all`, in an order in which each can be added.
     fn each(all: &Self::All) -> impl Iterator<Item = Self>;
 
     /// The arguments of `xvs` that add it.
@@ -56,7 +55,7 @@ pub trait Noun: Clone + PartialEq {
         Turn::Any
     }
 
-    /// Whether it ends by itself, so that rules without it do not delete it.
+    /// Whether it expires, so that rules without it do not delete it.
     fn ends(&self) -> bool {
         false
     }

@@ -29,7 +29,8 @@ pub trait Director {
     /// Sends a request that has one reply.
     ///
     /// # Errors
-    /// [`Failure::Refused`] if the director refuses it, else [`Failure::Transport`].
+    ///
+    /// [`Failure::Refused`] if the director refuses it, otherwise [`Failure::Transport`].
     fn call(&mut self, request: Request) -> Result<Reply, Failure>;
 
     /// Waits for the end of a director that has handed over, and until its successor can be called.
@@ -123,7 +124,7 @@ impl Client {
         Self::connect_within(socket, SUCCESSION)
     }
 
-    /// As [`connect`](Self::connect), again for as long as `wait` while nothing listens.
+    /// Like [`connect`](Self::connect), with retries during `wait` while nothing listens.
     fn connect_within(socket: &Path, wait: Duration) -> Result<Self, Failure> {
         let stream = connected(socket, wait).map_err(|error| {
             let path = socket.display();
@@ -146,14 +147,14 @@ impl Client {
         &self.stream
     }
 
-    /// The process of the daemon; `None`: it is of another PID namespace.
+    /// The process of the daemon; `None` if it is in another PID namespace.
     pub fn process(&self) -> Option<u32> {
-        // The kernel reports 0 for a process of another PID namespace.
+        // The kernel reports 0 for a process in another PID namespace.
         let peer = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
         u32::try_from(peer.pid()).ok().filter(|process| *process != 0)
     }
 
-    /// Waits for the begin of each reply by this function from now on.
+    /// From now on, waits for each reply to begin with this function.
     #[must_use]
     pub fn waiting_by(self, wait: Wait) -> Self {
         Self { wait: Some(wait), ..self }
@@ -183,7 +184,7 @@ impl Client {
         self.wait.map_or(Ok(()), |wait| wait(&self.stream, &message.request))
     }
 
-    /// One part of a reply, and whether another follows.
+    /// One message of a reply, and whether another follows.
     fn receive(&mut self) -> Result<(Reply, bool), Failure> {
         let frame = match read_frame(&mut self.stream, REPLY_LIMIT_BYTES) {
             Ok(Some(frame)) => frame,
@@ -224,6 +225,7 @@ impl Client {
     /// The first part is empty: the capture has begun.
     ///
     /// # Errors
+    ///
     /// The errors of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
     pub fn capture(
         &mut self,
@@ -282,7 +284,7 @@ impl Director for Client {
     }
 
     fn await_successor(&mut self) -> Result<(), Failure> {
-        // With its process its connections end. If that takes longer, it has answered all the same.
+        // The connections end with the process. If that takes longer, the reply has been received all the same.
         let _ = self.stream.set_read_timeout(Some(ENDING));
         has_ended(&self.stream);
         *self = Self { wait: self.wait, ..Self::connect_within(&self.socket, ENDING)? };
@@ -311,7 +313,7 @@ fn has_ended(stream: &UnixStream) -> bool {
     }
 }
 
-/// Connects to a socket, again if nothing listens there: while an xvsd takes over, that is so for a moment.
+/// Connects to a socket, with retries while nothing listens there, as for a moment during a take-over.
 fn connected(socket: &Path, wait: Duration) -> io::Result<UnixStream> {
     let until = Instant::now() + wait;
     loop {
@@ -324,22 +326,22 @@ fn connected(socket: &Path, wait: Duration) -> io::Result<UnixStream> {
     }
 }
 
-/// How long a socket on which nothing listens is tried, and the time between two attempts.
+/// How long connecting is retried while nothing listens, and the time between two attempts.
 const SUCCESSION: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long the end of an xvsd that has handed over may take, and then the socket of its successor.
+/// Maximum time for an xvsd that has handed over to end, and then for its successor to listen.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// The daemon's socket unless another one is configured.
+/// The daemon's socket unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
-/// The socket to connect to: `XVS_SOCKET` if that is set and not empty, else [`DEFAULT_SOCKET`].
+/// The socket to connect to: `XVS_SOCKET` if it is set and not empty, otherwise [`DEFAULT_SOCKET`].
 pub fn default_socket() -> PathBuf {
     let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
     named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// The longest accepted reply: all services of a large director in one message.
+/// Maximum length of a reply: all services of a large director in one message.
 const REPLY_LIMIT_BYTES: u32 = 1 << 30;
 
 #[cfg(test)]
@@ -387,7 +389,7 @@ mod tests {
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
         let mut client = Client::connect(&socket).unwrap();
-        // From now on the socket refuses, for longer than at a first connection.
+        // From now on the socket refuses connections, for longer than a first connection waits.
         drop(listener);
         let server = thread::spawn({
             let socket = socket.clone();

@@ -1,8 +1,8 @@
 //! Framing of the messages on the control socket.
 //!
-//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]; a request
-//! gets one reply, or several parts of one with `more` set in all but the last, so that neither end keeps a whole
-//! listing of connections in memory. Lengths are checked before memory is allocated. Not here: sockets.
+//! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]. A request
+//! gets one reply, in one message or in several with `more` set in all but the last, so that neither end keeps a whole
+//! listing of connections in memory. Lengths are checked before memory is allocated.
 
 use std::io;
 use std::io::{Read, Write};
@@ -14,9 +14,10 @@ use thiserror::Error;
 use crate::config::refusal::CommandError;
 use crate::protocol::question::{Reply, Request};
 
-/// The version of requests and replies; both ends must have the same, also a successor and the xvsd that it replaces.
-/// So a new version costs the connections of an upgrade: a new field has a default (`#[serde(default)]`) instead, a new
-/// request is refused by an earlier xvsd, and only another change of a type increments it.
+/// The version of requests and replies. Both ends must have the same version, also a successor and the xvsd that it
+/// replaces, so a new version costs the connections of an upgrade. Therefore a new field has a default
+/// (`#[serde(default)]`), a new request is refused by an earlier xvsd, and only other changes to a type increment the
+/// version.
 pub const VERSION: u32 = 3;
 
 /// A request on the socket.
@@ -28,18 +29,18 @@ pub struct RequestMessage {
     pub request: Request,
 }
 
-/// A reply, or a part of one, on the socket.
+/// A message of a reply.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReplyMessage {
     /// The sender's [`VERSION`].
     pub version: u32,
     /// The reply, or why the request was refused.
     pub answer: Result<Reply, CommandError>,
-    /// Whether another part follows.
+    /// Whether another message follows.
     pub more: bool,
 }
 
-/// The part of a message that every version has.
+/// The fields that messages have in every version.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
@@ -61,6 +62,7 @@ pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::R
 /// Reads the bytes of one message; `None` if the other end closed before it began.
 ///
 /// # Errors
+///
 /// [`FrameError::TooLong`] before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
 pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec<u8>>, FrameError> {
     let admit = |bytes| match bytes > limit_bytes {

@@ -1,9 +1,10 @@
-//! Replies that are late: a notice after a second, and the end of the wait.
+//! Late replies: a notice after a second, and the end of the wait.
 //!
-//! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after a minute
-//! with an error: with a million real servers some take ten seconds, and come after others. So does a step of a
-//! take-over, which the running xvsd then undoes. Another request that changes something ends after ten minutes: xvsd
-//! may still carry it out. A request that changes the rules in etcd waits for etcd, and xvsd answers it in any case.
+//! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that only reads ends after a
+//! minute with an error: with a million real servers some take ten seconds, and queue behind others. So does a step of
+//! a takeover, which the running xvsd then undoes. Any other request that changes something ends after ten minutes:
+//! xvsd may still carry it out. A request that changes the rules in etcd waits for etcd, and xvsd answers it in any
+//! case.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -24,11 +25,11 @@ const READ_AT_MOST: Duration = Duration::from_secs(60);
 /// Time until a request that changes something ends: several times as long as the largest change takes.
 const CHANGE_AT_MOST: Duration = Duration::from_secs(600);
 
-/// Waits until the reply to a request begins. `notify` gets the notice, a sentence for the
-/// operator.
+/// Waits until the reply to a request begins. `notify` gets the notice, a sentence for the operator.
 ///
 /// # Errors
-/// [`Failure::Transport`]: a request that reads is not answered.
+///
+/// [`Failure::Transport`] if a request that only reads is not answered.
 pub fn wait(stream: &UnixStream, request: &Request, notify: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let then = match access(request) {
         Access::Read => READ_AT_MOST,
@@ -80,14 +81,14 @@ fn wait_for(
     Err(Failure::Transport(format!("{name} has not answered for {waited}: {why}{may_still}")))
 }
 
-/// What can be known of an xvsd that is not stopped, and the next step.
+/// The possible state of an xvsd that is not stopped, and the next step.
 const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
 
-/// What can be known of an xvsd that is to reload.
+/// The possible state of an xvsd that is asked to reload.
 const RELOADS: &str =
     "it reloads, which takes some seconds by a successor, and longer if etcd does not answer";
 
-/// What can be known of an xvsd that is to change the rules in etcd.
+/// The possible state of an xvsd that is asked to change the rules in etcd.
 const WAITS_FOR_ETCD: &str = "it waits for etcd; `xvs status` shows whether that answers";
 
 /// Whether a reply, or the end of the connection, arrives within this time.
