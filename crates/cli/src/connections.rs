@@ -1,7 +1,6 @@
 //! `xvs connections`: the connections of a client, a service or a real server.
 //!
-//! Prints each connection as it arrives, so no listing is ever in memory as a whole. Not here: ipvsadm's listing
-//! (`xvsadm -Lnc`).
+//! Prints each connection as it arrives, so the whole listing is never in memory. ipvsadm's listing is `xvsadm -Lnc`.
 
 use std::io;
 use std::io::{BufWriter, Write};

@@ -1,7 +1,7 @@
 //! The tables of docs/json.md, made from the types that `--json` prints.
 //!
 //! A row has the path of a field, its type, and the field's doc comment. With `XVS_WRITE_PAGES=1` in the environment
-//! the test writes the tables; else it compares them. Titles and the text between tables are written by hand.
+//! the test writes the tables; otherwise it compares them. Titles and the text between tables are written by hand.
 
 use std::fmt::Write;
 use std::{env, fs};
@@ -119,7 +119,7 @@ fn fields(schema: &Value, path: &str, rows: &mut Vec<Row>) {
     for alternative in array(schema, "anyOf") {
         fields(alternative, path, rows);
     }
-    // An enumeration: the field of a variant is there if the value is of that variant.
+    // For an enumeration, a variant's field is present if the value is that variant.
     for variant in array(schema, "oneOf") {
         for (name, value) in variant["properties"].as_object().into_iter().flatten() {
             let described = match variant.get("description") {

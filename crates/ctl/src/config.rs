@@ -1,6 +1,6 @@
 //! The configuration file `xvs.toml`: its keys, their defaults and units. An empty file is valid.
 //!
-//! Read at the start and at each reload. Not here: services, which come from commands and from the rules file.
+//! Read at the start and at each reload. Services come from commands and from the rules file.
 
 use std::collections::BTreeSet;
 use std::fs;

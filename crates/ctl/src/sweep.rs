@@ -82,7 +82,7 @@ impl Sweeper {
         Self { counters, turn, ..self }
     }
 
-    /// Its counters.
+    /// The counters.
     pub fn counters(&self) -> Arc<SweepCounters> {
         self.counters.clone()
     }

@@ -20,7 +20,7 @@ pub struct Attachment<'a> {
     attached: BTreeSet<u32>,
     /// Addresses and networks of the attached links.
     reached: Addresses<()>,
-    /// The same for all other links on which packets can arrive.
+    /// Addresses and networks of all other links on which packets can arrive.
     missed: Addresses<&'a Link>,
 }
 

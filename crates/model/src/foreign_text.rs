@@ -1,7 +1,7 @@
-//! Text that neither xvs nor the operator of this machine has chosen: words of clients, servers and other directors.
+//! Text that neither xvs nor the operator of this machine chose: it comes from clients, servers and other directors.
 //!
-//! On a terminal such a text could move the cursor, hide lines or begin new ones, and in a log it could forge a line.
-//! So whatever keeps it has this type, which prints control characters as escapes. In JSON it is the text itself.
+//! On a terminal such text could move the cursor, hide lines or begin new ones, and in a log it could forge a line. So
+//! it is always stored in this type, which prints control characters as escapes. In JSON it is the text itself.
 
 use std::fmt::{self, Debug, Display};
 
@@ -45,7 +45,7 @@ pub fn escape_control(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
-            // Unicode's bidirectional formatting (UAX #9 §2) and its separators of lines and paragraphs.
+            // Unicode's bidirectional formatting characters (UAX #9 §2), and the line and paragraph separators.
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 visible.extend(char.escape_default());
             }
@@ -67,7 +67,7 @@ mod tests {
             ("größer \\ \"1\"", "größer \\ \"1\""),
             ("\x1b[2J\x1b[1;1H", "\\u{1b}[2J\\u{1b}[1;1H"),
             ("554 no\r\n\x0b\tWARN", "554 no\\r\\n\\u{b}\\tWARN"),
-            // CSI as one character of C1, DEL, the end of a line for some viewers, and text from right to left.
+            // CSI as one C1 character, DEL, a line separator, and a right-to-left override.
             ("\u{9b}2J \x7f \u{2028} \u{202e}", "\\u{9b}2J \\u{7f} \\u{2028} \\u{202e}"),
         ] {
             let foreign = ForeignText::from(text);

@@ -103,7 +103,7 @@ impl Handle {
     /// Runs this on the control thread, and waits for what it returns.
     ///
     /// # Errors
-    /// Those of `work`. The daemon is ending.
+    /// The errors of `work`. The daemon is ending.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut ControlThread) -> Result<T, CommandError> + Send + 'static,

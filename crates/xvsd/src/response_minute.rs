@@ -31,7 +31,7 @@ struct Minutes {
     begun: Millis,
     /// The times since the start until then.
     before: ResponsesOf,
-    /// Those of the minute that ended then.
+    /// The times of the minute that ended then.
     last: Arc<ResponsesOf>,
 }
 

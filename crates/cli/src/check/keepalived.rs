@@ -1,8 +1,8 @@
-//! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
+//! `xvs check --keepalived`: the services, checks and faults in keepalived.conf, without a daemon.
 //!
-//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its
-//! faults, as xvsd reports them. Reads the file and its included files, looks up its scripts and their users on this
-//! machine, and changes nothing. Not here: running checks, so `up` and `down` are the states before the first run.
+//! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks; and the faults, as xvsd
+//! reports them. Reads the file and its included files, looks up its scripts and their users on this machine, and
+//! changes nothing. No check runs, so `up` and `down` are the states before the first run.
 
 use std::io;
 use std::io::Write;

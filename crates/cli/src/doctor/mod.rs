@@ -3,9 +3,9 @@
 //! [`gather`](gather::gather) reads the facts, once and within two seconds; [`examine`] evaluates them, with one small
 //! pure function per check, so each is tested with facts alone. Nothing is changed, with three visible effects: the
 //! kernel resolves next hops, ARP requests for the virtual addresses are sent, and ICMP timestamp requests are sent to
-//! the other directors. Runs with or without a daemon. With `--fleet` it compares directors instead ([`fleet`]), which
-//! [`fetch`] asks. With `--tune` it looks at settings of network cards instead ([`tune`]), and with `--apply` sets
-//! them. With `--report` it tries the modes of one card and writes a file about it ([`report`]).
+//! the other directors. Runs with or without a daemon. With `--fleet` it compares directors instead ([`fleet`]), whose
+//! documents [`fetch`] reads. With `--tune` it examines settings of network cards instead ([`tune`]), and with
+//! `--apply` sets them. With `--report` it tries the modes of one card and writes a file about it ([`report`]).
 
 mod addresses;
 mod arp;

@@ -1,9 +1,8 @@
-//! `xvs doctor --report`: a file about a network card and its driver, for others: facts, settings, and a trial of each
-//! mode with frames of our own (`trial.rs`).
+//! `xvs doctor --report`: a file about a network card and its driver, for other people: facts, settings, and a trial of
+//! each mode with test frames (`trial.rs`).
 //!
-//! For cards of real machines, which the authors of docs/bare-metal.md do not have. The file has no addresses and no
-//! host name. A card may negotiate its link anew before and after each mode. Needs root, and interfaces without an XDP
-//! program.
+//! For real cards, which the authors of docs/bare-metal.md do not have. The file has no addresses and no host name. A
+//! card may renegotiate its link before and after each mode. Needs root, and interfaces without an XDP program.
 
 use std::collections::BTreeSet;
 use std::error::Error;

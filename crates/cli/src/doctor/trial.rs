@@ -1,9 +1,9 @@
-//! One trial of `xvs doctor --report`: frames of our own between an interface in some mode and another interface.
+//! One trial of `xvs doctor --report`: test frames between an interface in some mode and another interface.
 //!
-//! The frames are UDP to an address of benchmarks (RFC 2544, 198.18.0.0/15), and only these are taken: all other
-//! packets go to the kernel as ever. Frames of each size show the sizes that a mode loses; frames of the least and of
-//! the greatest size, as fast as one core can send, show its rate. Only frames with their content unchanged count.
-//! Nothing stays attached. Not here: the tried modes (`report.rs`).
+//! The frames are UDP to a benchmarking address (RFC 2544, 198.18.0.0/15), and only these are taken: all other packets
+//! go to the kernel as usual. Frames of each size show which sizes a mode loses; frames of the smallest and the largest
+//! size, sent as fast as one core can, show its rate. Only frames with unchanged content count. Nothing stays attached.
+//! `report.rs` chooses the modes.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -97,7 +97,7 @@ pub(super) fn run(
     (mode, busy): (WantedMode, bool),
     ended: &AtomicBool,
 ) -> Result<Trial, Box<dyn Error>> {
-    // An earlier trial may have let the card negotiate its link anew.
+    // An earlier trial may have made the card renegotiate its link.
     for name in [Some(interface), source.as_ref().map(|source| source.name())].into_iter().flatten() {
         await_carrier(name, ended)?;
     }

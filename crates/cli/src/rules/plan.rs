@@ -1,4 +1,4 @@
-//! `xvs plan`: the changes that a rules file would make. Not here: the comparison (`config/difference.rs` of `model`).
+//! `xvs plan`: the changes that a rules file would make.
 
 use std::io;
 use std::io::Write;

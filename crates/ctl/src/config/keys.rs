@@ -1,8 +1,7 @@
-//! The table of the keys of xvs.toml: each key's meaning, name, type and default, and the way in which a new value
-//! comes into force.
+//! The table of the keys of xvs.toml: each key's meaning, name, type and default, and how a new value takes effect.
 //!
-//! Not here: the keys of the sections `[ipvs]` and `[feedback]` (`xvs_model`), `[connection_log]`, `[fleet]` and
-//! `[limits]` (files beside this one).
+//! The keys of the sections `[ipvs]` and `[feedback]` are in `xvs_model`; those of `[connection_log]`, `[fleet]` and
+//! `[limits]` are in files beside this one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -198,7 +198,7 @@ struct Compiler<'a> {
     places: Vec<usize>,
     mark_scopes: Vec<MarkScope>,
     unfollowed: Vec<String>,
-    /// The same as a set, to prevent duplicates.
+    /// The same texts as a set, to prevent duplicates.
     reported: BTreeSet<String>,
     /// The number of visited rules.
     rules_visited: usize,

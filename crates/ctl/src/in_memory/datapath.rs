@@ -86,7 +86,7 @@ impl Datapath for MemoryDatapath {
         self.master = None;
     }
 
-    /// Its messages are believed as a kernel believes them.
+    /// Its messages are trusted, as in a kernel.
     fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
         let inbox = Arc::new(Inbox::new(1, Trust::Signed));
         self.backup = Some(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: SECRET });

@@ -32,7 +32,7 @@ pub struct Files {
     pub toml_keys: BTreeSet<String>,
     /// The rules file.
     pub rules: Option<FileRecord>,
-    /// Its lines.
+    /// The lines of the file.
     pub rule_lines: Vec<RuleLine>,
     /// Whether the rules come from etcd: the rules file is then only for a start without a journal, and never wins over
     /// it.

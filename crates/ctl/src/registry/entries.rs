@@ -165,7 +165,7 @@ pub(super) fn path(
     (Path::find(&snapshot.egress, tunnel.route_key(addr, dest.method).of_vrf(vrf), 0), tunnel)
 }
 
-/// The same for each VRF.
+/// Like the path outside VRFs, for each VRF.
 pub(super) fn in_vrfs(dest: &DestinationEntry, snapshot: &Snapshot) -> Arc<[PathInVrf]> {
     let vrfs = snapshot.egress.vrfs().iter().map(|&vrf| {
         let (path, tunnel) = path(dest, Some(vrf), snapshot);

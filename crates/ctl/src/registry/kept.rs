@@ -322,7 +322,7 @@ const METHODS_AT: usize = 6;
 const OVERLOADED_AT: usize = 7;
 /// Active and inactive connections, then templates.
 const CONNECTIONS_AT: usize = 8;
-/// The same for a service.
+/// The index of the scheduler's position in a service's numbers, after its counters.
 const PLACE_AT: usize = 5;
 
 const METHODS: [ForwardingMethod; 5] = [

@@ -1,7 +1,7 @@
-//! The settings of IPVS: the section `[ipvs]` of xvs.toml and the keys of `xvs set`, named as the kernel's
+//! The IPVS settings: the section `[ipvs]` of xvs.toml and the keys of `xvs set`, named as the kernel's
 //! `net.ipv4.vs.*`.
 //!
-//! Ranges and refusals are as in the kernel. Not here: the effect of settings in the data plane.
+//! Ranges and refusals are as in the kernel.
 
 use serde::{Deserialize, Serialize};
 

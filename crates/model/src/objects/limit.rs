@@ -1,4 +1,4 @@
-//! Limits of clients: the limits that can be set, and the report of `xvs limit list` and `xvs top --clients`.
+//! Client limits: the limits that can be set, and the report of `xvs limit list` and `xvs top --clients`.
 
 use std::collections::BTreeMap;
 use std::fmt;

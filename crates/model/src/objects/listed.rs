@@ -1,9 +1,9 @@
 //! Access lists: networks whose packets services do not get (deny), or the only networks whose packets they get
 //! (allow).
 //!
-//! A list concerns all services or one. Its entries come from commands, which may give them an end, and from one file,
+//! A list concerns all services or one. Its entries come from commands, which may let them expire, and from one file,
 //! which is replaced as a whole. A list outlives its service, as a disabled real server does. Pure: the control plane
-//! reads the files and the clock. Not here: matching packets (`xvs_dataplane::snapshot::lists`).
+//! reads the files and the clock. Packets are matched in `xvs_dataplane::snapshot::lists`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! QUIC configurations and server IDs, with which connection IDs of a service name real servers.
+//! QUIC configurations and server IDs, with which a service's connection IDs name real servers.
 //!
 //! They belong to a service and its real servers whether or not these exist now, so health checks may remove and add
-//! them. Keys are in files that xvsd reads; a configuration has only their paths. Not here: the decoding of connection
-//! IDs (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
+//! them. Keys are in files that xvsd reads; a configuration has only their paths. Connection IDs are decoded in
+//! `xvs_proto::quic`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -465,7 +465,7 @@ mod tests {
         let state =
             with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), first]);
         let rules: Vec<_> = state.nouns().collect();
-        // As the journal has them.
+        // As in the journal.
         let text = serde_json::to_string(&rules).unwrap();
         let commands: Vec<Command> = serde_json::from_str(&text).unwrap();
         assert_eq!(with(&commands), state);

@@ -2,7 +2,7 @@
 //!
 //! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that only reads ends after a
 //! minute with an error: with a million real servers some take ten seconds, and queue behind others. So does a step of
-//! a takeover, which the running xvsd then undoes. Any other request that changes something ends after ten minutes:
+//! a take-over, which the running xvsd then undoes. Any other request that changes something ends after ten minutes:
 //! xvsd may still carry it out. A request that changes the rules in etcd waits for etcd, and xvsd answers it in any
 //! case.
 

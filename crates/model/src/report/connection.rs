@@ -126,7 +126,7 @@ impl FromStr for EndpointRange {
         let (network, port) = text.rsplit_once(':').ok_or(EndpointRangeError)?;
         let bare = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
         let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| EndpointRangeError)?;
-        // Without brackets the port of an IPv6 network could be a group of its address.
+        // Without brackets the port could be read as a group of an IPv6 address.
         if bare.is_some() != network.addr().is_ipv6() {
             return Err(EndpointRangeError);
         }

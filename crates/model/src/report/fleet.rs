@@ -1,7 +1,7 @@
 //! A fleet: the directors that follow one rules file in etcd, as `xvs fleet` and `xvs status --json` show it.
 //!
-//! A [`FleetDirector`] is also the record that each director writes into etcd, so other versions of xvs read it:
-//! missing fields have their defaults, and unknown fields are left out. Names and shapes of fields are an interface for
+//! A [`FleetDirector`] is also the record that each director writes into etcd, where other versions of xvs read it:
+//! missing fields have their defaults, and unknown fields are ignored. Names and shapes of fields are an interface for
 //! programs, listed in docs/json.md.
 
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ impl FleetReport {
     /// rules. Without those that settle.
     pub fn differing(&self) -> Vec<usize> {
         let differing = self.directors.iter().enumerate().filter(|(_, one)| {
-            // Of equally many none is right, so all are named.
+            // In a tie no digest is preferred, so all are named.
             let mut others = self.with_rules_of(one).filter(|other| other.digest != one.digest);
             others.any(|other| self.like(other) >= self.like(one)) && !self.settling.contains(&one.name)
         });

@@ -1,8 +1,7 @@
-//! The health of real servers, as `xvs health`, metrics and `xvs top` show it.
+//! The health of real servers, for `xvs health`, metrics and `xvs top`.
 //!
-//! Built for each request from the results of the checks. Times are in milliseconds since 1970 (UTC). The weight in
-//! force comes from the published snapshot. Cost: some microseconds for each real server. Not here: its display
-//! (`health.rs` of `cli`, `metrics/health.rs` of `xvsd`).
+//! Built for each request from the results of the checks. Times are in milliseconds since 1970 (UTC). The effective
+//! weight comes from the published snapshot. Cost: some microseconds for each real server.
 
 use std::fmt;
 

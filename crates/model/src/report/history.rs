@@ -1,7 +1,7 @@
-//! The document of the lines on the status page, `GET /history.json`: counts of the last hour, by steps of time.
+//! The document of the graphs on the status page, `GET /history.json`: counts for the last hour, by time step.
 //!
-//! Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: how it is recorded
-//! (`last_hour.rs` of `xvsd`), its display (`status/page.html` there).
+//! Names and shapes of fields are an interface for programs, listed in docs/json.md. `last_hour.rs` of `xvsd` records
+//! it, and `status/page.html` displays it.
 
 use std::collections::BTreeMap;
 

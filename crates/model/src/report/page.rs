@@ -1,8 +1,8 @@
-//! The document of the status page, `GET /status.json`: the services of one page, with their real servers and their
-//! health in words.
+//! The document of the status page, `GET /status.json`: the services on one page, with their real servers and health as
+//! text.
 //!
-//! Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: its construction
-//! (`status/page.rs` of `xvsd`), its display (`status/page.html` there).
+//! Names and shapes of fields are an interface for programs, listed in docs/json.md. `status/page.rs` of `xvsd` builds
+//! it, and `status/page.html` displays it.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
-//! How long a real server takes until its first reply: a histogram, and its summary.
+//! The time until a real server's first reply: a histogram, and its summary.
 //!
-//! From a client's SYN to the SYN+ACK, and from the first datagram of UDP to the first one back. Not here: the packets
-//! that are measured (`burst/response.rs` of `dataplane`).
+//! Measured from a client's SYN to the SYN+ACK, and from the first UDP datagram to the first one back. Packets are
+//! measured in `burst/response.rs` of `dataplane`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! The status of the director, as `xvs status` shows it and `xvs status --json` prints it.
 //!
 //! The status at one moment: the daemon's thread that serves the client fills it in from counters and the published
-//! configuration. Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: the
-//! warnings (`status/` of `xvsd`) and the printed form (`status.rs` of `cli`).
+//! configuration. Names and shapes of fields are an interface for programs, listed in docs/json.md. The warnings are in
+//! `status/` of `xvsd`.
 
 use std::collections::BTreeMap;
 use std::fmt;

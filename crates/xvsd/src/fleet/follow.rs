@@ -1,8 +1,8 @@
 //! The choice of the rules to run, from the keys seen in etcd.
 //!
 //! Pure; the caller passes the time. A version of the rules is identified by its revision (`mod_revision`), a text by
-//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here: reading and
-//! applying (`round.rs`).
+//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. `round.rs` reads and
+//! applies it.
 
 use std::time::{Duration, Instant};
 

@@ -427,7 +427,7 @@ fn control_seconds(left: Duration) -> u32 {
 /// The commands of a rules file.
 ///
 /// # Errors
-/// Its faults.
+/// The faults in the text.
 fn parsed(text: &[u8]) -> Result<Vec<Command>, String> {
     // A comment may be in any encoding.
     match read_wanted(&String::from_utf8_lossy(text), &SystemResolver::default()) {

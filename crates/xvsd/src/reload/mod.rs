@@ -1,9 +1,9 @@
-//! `xvs reload`: takes over every changed key of xvs.toml and the keepalived.conf, or nothing.
+//! `xvs reload`: applies every changed key of xvs.toml and keepalived.conf, or nothing.
 //!
 //! A key changes in the running process, or with a successor that takes over without losing a connection; then the
 //! successor begins with all keys. A key that needs a restart makes the reload fail. Everything that can fail comes
-//! before the first change. One reload at a time, on the thread of its client or of SIGHUP. Not here: the changed keys
-//! (`difference.rs`), the comparison of keepalived.conf with the running checks (`health/src/manager.rs`).
+//! before the first change. One reload runs at a time, on the thread of its client or of SIGHUP. `difference.rs` finds
+//! the changed keys; `health/src/manager.rs` compares keepalived.conf with the running checks.
 
 mod difference;
 

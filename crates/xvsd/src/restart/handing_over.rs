@@ -48,8 +48,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Those for a director with so many real servers, each counted in each of its services, and so many places in its
-    /// connection table: several times as long as 300,000 real servers and a million connections took.
+    /// The limits for a director with this many real servers, each counted in each of its services, and this many slots
+    /// in its connection table: several times as long as 300,000 real servers and a million connections took.
     pub(crate) fn of(servers: usize, places: usize) -> Self {
         let times = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Self {

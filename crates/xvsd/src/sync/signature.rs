@@ -1,7 +1,7 @@
 //! Signatures of messages between directors that have the same key.
 //!
-//! A signed message has a trailer behind its last connection, where a kernel does not read. The header's length counts
-//! it. Numbers are in network byte order.
+//! A signed message has a trailer after its last connection, where a kernel does not read. The length in the header
+//! includes it. Numbers are in network byte order.
 //!
 //! | bytes | |
 //! |---|---|
@@ -12,10 +12,9 @@
 //!
 //! The code covers the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
 //! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before then because
-//! the times of each session are remembered. What was sent before the receiver has begun is refused, because a former
-//! one may have taken it. So the clocks of two directors must agree within [`OLDEST`], and a sender whose clock is
-//! behind is heard later by that time. A message that arrives out of order is accepted. Not here: the content of
-//! messages (`xvs_proto::sync`).
+//! the times of each session are remembered. A message sent before the receiver started is refused, because an earlier
+//! receiver may have accepted it. So the clocks of two directors must agree within [`OLDEST`], and the messages of a
+//! sender whose clock is behind are accepted only after that delay. Messages may arrive out of order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
