@@ -312,7 +312,7 @@ pub(super) mod testing {
         }
     }
 
-    /// A command as a keepalived.conf contains it.
+    /// A command as written in keepalived.conf.
     pub(crate) fn written(text: &str) -> Script {
         let argv = xvs_keepalived::lexer::shell_words(text);
         Script { place: Place::default(), argv, text: text.to_owned(), user: None, group: None }

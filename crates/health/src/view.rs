@@ -14,7 +14,7 @@ use xvs_sched::ServiceKey;
 
 use crate::agent::AgentWeight;
 
-/// The view of all checks of a keepalived.conf.
+/// The view of all checks in keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct View {
     /// The virtual servers, by their identities.

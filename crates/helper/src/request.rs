@@ -56,7 +56,7 @@ impl LegacyTables {
     }
 }
 
-/// A command of a keepalived.conf.
+/// A command from keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Script {
     /// The whole command, for a shell.

@@ -93,7 +93,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
     }
 }
 
-/// The lookup key of the route for packets to a real server: in the first VRF of an examined interface, or outside
+/// The look-up key of the route for packets to a real server: in the first VRF of an examined interface, or outside
 /// VRFs, that has a route through an examined interface.
 fn key_to(facts: &Facts, egress: &Egress, addr: IpAddr) -> RouteKey {
     let vrfs: BTreeSet<_> = facts.links().map(|link| link.vrf).collect();

@@ -1,6 +1,6 @@
 //! Converts ldirectord.cf to keepalived.conf: virtual servers and their settings.
 //!
-//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12. Real servers start down (`alpha`), and
+//! Pure, except for look-ups of names. Source: the manual ldirectord(8) 4.12. Real servers start down (`alpha`), and
 //! checks begin at once (`warmup 0`), because ldirectord adds a server when its first check has passed. Real servers
 //! are converted in `real_server.rs`, checks in `checks.rs`.
 

@@ -1,6 +1,6 @@
 //! The real servers in ldirectord.cf: lines `real = …`, which may name a range of addresses.
 //!
-//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12.
+//! Pure, except for look-ups of names. Source: the manual ldirectord(8) 4.12.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
 //! A virtual server in ldirectord.cf: its first line, its settings followed by the global ones, and names.
 //!
-//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12.
+//! Pure, except for look-ups of names. Source: the manual ldirectord(8) 4.12.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
