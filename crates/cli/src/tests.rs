@@ -251,7 +251,7 @@ fn listed(all: &[String]) -> String {
     }
 }
 
-/// The page with these tables in the place of those that it has.
+/// The page with its tables replaced by these.
 fn with_tables(page: &str, tables: &[(&str, Vec<Row>)]) -> String {
     let mut text = String::new();
     let mut lines = page.lines().peekable();

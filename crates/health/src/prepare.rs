@@ -55,7 +55,7 @@ pub(super) type PreparedCheck = Option<Arc<PreparedHttp>>;
 pub(super) struct PreparedHttp {
     /// The TLS settings for `SSL_GET`; `None` for `HTTP_GET`.
     pub(super) tls: Option<Arc<ClientConfig>>,
-    /// Its URLs, in the order of the file.
+    /// The URLs, in the order of the file.
     pub(super) urls: Vec<PreparedUrl>,
 }
 

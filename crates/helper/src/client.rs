@@ -254,7 +254,7 @@ impl Helper {
         tracing::error!("{GONE}");
         self.losses().is_gone = true;
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Its end is already known; this lets the kernel forget it.
+        // The end is already known; this lets the kernel forget it.
         let _ = keeper.map(|mut keeper| keeper.wait());
     }
 

@@ -165,7 +165,7 @@ pub struct Vlan {
 pub struct Route {
     /// The table that has it.
     pub table: Table,
-    /// Its destination.
+    /// The destination.
     pub dest: Prefix,
     /// Among routes to the same destination, the one with the lowest metric is used; the first one wins a tie.
     pub metric: u32,
@@ -234,9 +234,9 @@ pub struct NextHop {
 pub struct Neighbour {
     /// The interface that it is reached by.
     pub ifindex: u32,
-    /// Its address.
+    /// The address.
     pub addr: IpAddr,
-    /// Its link address.
+    /// The link address.
     pub mac: MacAddr,
 }
 

@@ -45,9 +45,9 @@ pub struct Status {
 pub struct SettingStatus {
     /// The name of the sysctl.
     pub name: String,
-    /// Its value now; `None`: its interface is gone.
+    /// The value now; `None`: its interface is gone.
     pub value: Option<i32>,
-    /// Its value before, which `xvs realserver down` restores.
+    /// The value before, which `xvs realserver down` restores.
     pub found: i32,
     /// Why it was changed.
     pub purpose: &'static str,

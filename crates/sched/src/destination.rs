@@ -37,7 +37,7 @@ impl Weight {
 pub enum ForwardingMethod {
     /// The packets' destination is rewritten, and replies return through the director (`-m`, listed as `Masq`).
     Nat,
-    /// The director itself gets them (listed `Local`).
+    /// The director itself gets them (listed as `Local`).
     Local,
     /// Packets are encapsulated in other packets (`-i`, listed as `Tunnel`).
     Tunnel,

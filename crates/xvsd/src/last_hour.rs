@@ -364,7 +364,7 @@ mod tests {
         former.begin(600_000, None);
         former.connections = 1100;
         former.tick(610_000);
-        // Its totals continue; its drops restart from zero.
+        // The totals continue; its drops restart from zero.
         let mut process =
             Process { connections: 1130, drops: 2, services: vec![(WEB, 70)], ..Process::default() };
         process.begin(616_000, former.kept());

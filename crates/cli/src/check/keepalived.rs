@@ -123,7 +123,7 @@ impl Printed<'_> {
     }
 }
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Document<'a> {
@@ -134,7 +134,7 @@ pub(crate) struct Document<'a> {
     rules: &'a [String],
     /// The virtual servers, in the file's order.
     virtual_servers: Vec<VirtualServerRow<'a>>,
-    /// What is wrong with the file.
+    /// The faults of the file.
     faults: Vec<FaultRow<'a>>,
 }
 
@@ -142,11 +142,11 @@ pub(crate) struct Document<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct VirtualServerRow<'a> {
-    /// What follows `virtual_server` in the file.
+    /// The arguments of `virtual_server` in the file.
     virtual_server: &'a str,
     /// The weight that it needs.
     quorum: u32,
-    /// Its real servers, in the file's order.
+    /// The real servers, in the file's order.
     real_servers: Vec<RealServerRow>,
 }
 
@@ -156,7 +156,7 @@ struct VirtualServerRow<'a> {
 struct RealServerRow {
     /// The endpoint of the real server; port 0: the port of each service.
     real_server: Endpoint,
-    /// Its checks, in the file's order.
+    /// The checks, in the file's order.
     checks: Vec<CheckRow>,
 }
 

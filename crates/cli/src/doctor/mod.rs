@@ -114,7 +114,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     Ok(worst(&findings) as u8)
 }
 
-/// What `--json` prints.
+/// The document that `--json` prints.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Document<'a> {

@@ -57,7 +57,7 @@ pub(crate) struct Document {
     cores: usize,
     /// The interface of the report, and the one that sends to it.
     cards: Vec<Card>,
-    /// What `--tune` finds of them and of the machine.
+    /// The findings of `--tune` for the cards and the machine.
     tune: Vec<Finding>,
     /// How the frames of the interface that sends reach its sockets; absent: there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,15 +72,15 @@ pub(crate) struct Document {
 struct Card {
     /// The interface's name.
     interface: String,
-    /// Its driver.
+    /// The driver.
     driver: String,
     /// The version of its firmware; empty: the driver does not say.
     firmware: String,
-    /// Its vendor and device, hexadecimal, as in `lspci -n`; empty: it is no PCI device.
+    /// The vendor and device, hexadecimal, as in `lspci -n`; empty: it is no PCI device.
     pci: String,
-    /// Its MTU, in bytes.
+    /// The MTU, in bytes.
     mtu: u32,
-    /// Its receive queues.
+    /// The receive queues.
     receive_queues: u32,
     /// The most that it can have; 0: the driver does not say.
     most_receive_queues: u32,
@@ -98,14 +98,14 @@ struct Card {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Tried {
-    /// Of `mode` in xvs.toml.
+    /// The value for `mode` in xvs.toml.
     mode: &'static str,
-    /// Whether busy polling was asked for. The interrupts tell whether the driver goes along.
+    /// Whether busy polling was requested. The interrupts show whether the driver supports it.
     busy: bool,
     /// Why it cannot be had; absent: it can, and the trial is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
-    /// What was seen.
+    /// The measurements.
     #[serde(flatten)]
     trial: Option<Trial>,
 }
@@ -295,7 +295,7 @@ impl Direction {
         (!all.is_empty()).then(|| format!("from {} to {} {}", self.from, self.to, all.join("; ")))
     }
 
-    /// Its rates, as a clause.
+    /// The rates, as a clause.
     fn told(&self) -> String {
         let rates = self.rates.iter().map(|rate| {
             let trial::Rate { received_per_second, sent_per_second, frame_bytes, .. } = rate;

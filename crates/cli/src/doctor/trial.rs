@@ -27,7 +27,7 @@ use xvs_xdp::{
 
 use crate::doctor::tunables::interrupts_handled;
 
-/// What came of a mode that the driver takes.
+/// The result for a mode that the driver accepts.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Trial {
@@ -53,7 +53,7 @@ pub(super) struct Direction {
     pub lost_sizes: Vec<usize>,
     /// The sizes of frames that the sender did not take, in bytes.
     pub unsent_sizes: Vec<usize>,
-    /// As fast as one core can send.
+    /// The rates, as fast as one core can send.
     pub rates: Vec<Rate>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Rate {
     pub received_per_second: u64,
     /// The interrupts of the receiving card meanwhile.
     pub interrupts: u64,
-    /// What the receiving card has counted meanwhile, by the names of `ethtool -S`.
+    /// The increments of the receiving card's counters, with the names of `ethtool -S`.
     pub counted: BTreeMap<String, u64>,
 }
 

@@ -85,7 +85,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value.
         value: String,
         /// The valid values.
         why: &'static str,

@@ -35,7 +35,7 @@ pub enum InForce {
     BySuccessor,
     /// Only a start begins with it.
     AtRestart,
-    /// Its file is loaded by `xvs apply`, or at the next start.
+    /// The file is loaded by `xvs apply`, or at the next start.
     ByApply,
 }
 

@@ -86,7 +86,7 @@ impl Datapath for MemoryDatapath {
         self.master = None;
     }
 
-    /// Its messages are trusted, as in a kernel.
+    /// The messages are trusted, as in a kernel.
     fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
         let inbox = Arc::new(Inbox::new(1, Trust::Signed));
         self.backup = Some(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: SECRET });
@@ -127,7 +127,7 @@ impl Datapath for MemoryDatapath {
 
     fn count_drops(&mut self) {}
 
-    /// Its time begins in 1970.
+    /// The time begins in 1970.
     fn seconds_since_1970(&self, now: Millis) -> u64 {
         now.0 / 1000
     }

@@ -214,7 +214,7 @@ fn lesser(one: Option<Candidate>, other: Option<Candidate>) -> Option<Candidate>
 }
 
 impl Candidate {
-    /// Its value.
+    /// The value.
     pub(crate) fn worth(&self) -> Worth {
         self.worth
     }

@@ -141,7 +141,7 @@ impl XdpPort {
         self.sockets.statistics().map(|(_, _, queue)| u64::from(queue.lent_to_transmit)).sum()
     }
 
-    /// Its sockets, for their mode and statistics.
+    /// The sockets, for their mode and statistics.
     pub fn sockets(&self) -> &Sockets {
         &self.sockets
     }

@@ -7,9 +7,9 @@ use xvs_sched::{ForwardingMethod, Weight};
 /// A real server of a service, in the desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// Its identity within the service.
+    /// The identity within the service.
     pub endpoint: Endpoint,
-    /// Its options.
+    /// The options.
     pub options: DestinationOptions,
 }
 

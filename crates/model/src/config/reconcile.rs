@@ -12,9 +12,9 @@ use crate::config::service::{Service, ServiceOptions};
 /// A service as health checks want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedService {
-    /// Its options.
+    /// The options.
     pub options: ServiceOptions,
-    /// Its destinations, in the order in which they are added; no endpoint twice.
+    /// The destinations, in the order in which they are added; no endpoint twice.
     pub destinations: Vec<(Endpoint, DestinationOptions)>,
     /// The limit of its clients; `None`: health checks leave the limit alone, or end the one that they wanted before.
     pub limit: Option<ClientLimit>,

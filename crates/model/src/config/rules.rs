@@ -25,7 +25,7 @@ pub struct DesiredRules {
 pub struct Fault {
     /// The number of the faulty line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault.
     pub why: String,
 }
 
@@ -131,9 +131,9 @@ fn duplicate_of(error: &CommandError) -> Option<String> {
 /// A line of a rules file that has a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleLine {
-    /// Its number, from 1.
+    /// The number, from 1.
     pub number: usize,
-    /// Its command.
+    /// The command.
     pub command: Command,
 }
 

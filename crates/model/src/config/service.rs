@@ -12,9 +12,9 @@ use crate::config::refusal::CommandError;
 /// A virtual service of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Its options.
+    /// The options.
     pub options: ServiceOptions,
-    /// Its destinations in IPVS's order: the one added last comes first; an edit keeps the position.
+    /// The destinations in IPVS's order: the one added last comes first; an edit keeps the position.
     pub destinations: Vec<Destination>,
 }
 

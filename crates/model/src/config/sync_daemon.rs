@@ -18,7 +18,7 @@ pub enum SyncRole {
 }
 
 impl SyncRole {
-    /// Its name in commands and listings.
+    /// The name in commands and listings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Master => "master",
@@ -35,7 +35,7 @@ pub struct SyncDaemon {
     pub role: SyncRole,
     /// The interface of its messages.
     pub interface: String,
-    /// Its sync ID; 0 of a backup: it accepts every one.
+    /// The sync ID; 0 of a backup: it accepts every one.
     pub sync_id: u8,
     /// The longest message, in bytes of UDP payload.
     pub max_len_bytes: u16,

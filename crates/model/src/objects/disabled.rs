@@ -76,7 +76,7 @@ impl DisabledServers {
         self.broader(new).is_none() && !self.can_remove(new)
     }
 
-    /// Adds an element, in the place of those that it covers.
+    /// Adds an element, which replaces those that it covers.
     fn insert(&mut self, new: Disabled) {
         if self.broader(new).is_none() {
             self.0.retain(|known| !new.covers(*known));

@@ -13,7 +13,7 @@ use crate::config::service_option::{as_listed, named_service};
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::objects::noun::{Noun, Services, Turn};
 
-/// What each client of a service may do, and all together, whether or not the service exists now.
+/// The limits for each client of a service and for all its clients together, whether or not the service exists now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceLimit {
     /// The service.
@@ -97,7 +97,7 @@ pub struct LimitReport {
     /// The clients that the limits concern most: those with the most refused connections first, then those with the
     /// most connections.
     pub clients: Vec<ClientRow>,
-    /// Connections that were made without a limit, because the table of clients had no place.
+    /// Connections that were made without a limit, because the table of clients was full.
     pub unlimited: u64,
 }
 
@@ -121,7 +121,7 @@ pub struct LimitRow {
     #[serde(with = "as_listed")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
-    /// What each of its clients may do, and all together.
+    /// The limits for each client and for all clients together.
     #[serde(flatten)]
     pub limit: ClientLimit,
     /// SYNs that were dropped because of `syn_rate` since it was set, or since xvsd started.
@@ -161,7 +161,7 @@ pub struct ClientRow {
     pub service: ServiceKey,
     /// Connections that the client has; 0 if the service does not limit them.
     pub connections: u32,
-    /// Connections that were refused since the client is known, or whose SYN was answered by a cookie because of
+    /// Connections that were refused since the client appeared, or whose SYN was answered with a cookie because of
     /// `rate`.
     pub refused: u64,
 }

@@ -29,7 +29,7 @@ pub enum Until {
     At(u64),
 }
 
-/// Why two words name no end.
+/// Why two arguments are not an end.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UntilError {
     /// Behind `until`.
@@ -41,9 +41,10 @@ pub enum UntilError {
 }
 
 impl Until {
-    /// The end that two words of a command line name: `for 10m`, or `until SECONDS`, since 1970.
+    /// The end given by two arguments: `for 10m`, or `until SECONDS`, since 1970.
     ///
     /// # Errors
+    ///
     /// The time cannot be read, or is shorter than a second.
     pub fn read(word: &str, time: &str) -> Result<Self, UntilError> {
         if word == "until" {
@@ -69,11 +70,11 @@ pub struct AccessList {
 pub struct AccessLists(Arc<BTreeMap<ListKey, Arc<AccessList>>>);
 
 impl AccessLists {
-    /// The most entries of commands, in all lists.
+    /// Maximum number of entries from commands, in all lists.
     pub const ENTRIES_MAX: usize = 10_000;
-    /// The most networks of a file.
+    /// Maximum number of networks in a file.
     pub const FILE_MAX: usize = 1 << 20;
-    /// The most services with lists of their own.
+    /// Maximum number of services with lists.
     pub const SERVICES_MAX: usize = 255;
 
     /// The lists in the order of their names.
@@ -127,7 +128,7 @@ pub struct Listed {
     pub list: ListKey,
     /// The network.
     pub prefix: Prefix,
-    /// Its end; `None`: it has none.
+    /// The end; `None`: it has none.
     pub until: Option<Until>,
 }
 
@@ -254,7 +255,7 @@ pub fn read_prefix(text: &str) -> Result<Prefix, String> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListSummary {
-    /// Its name.
+    /// The name.
     #[serde(flatten)]
     pub list: ListKey,
     /// The number of its networks, those of its file included.
@@ -267,7 +268,7 @@ pub struct ListSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListRow {
-    /// Its name, size and effect.
+    /// The name, size and effect.
     #[serde(flatten)]
     pub summary: ListSummary,
     /// The path of its file; `None`: it has none.

@@ -29,7 +29,7 @@ impl LocalAddress {
     /// The default ports: above the privileged ones, below those of Linux's own connections (`ip_local_port_range`).
     pub const PORTS: RangeInclusive<u16> = 1024..=32_767;
 
-    /// Its ports.
+    /// The ports.
     pub fn ports(&self) -> RangeInclusive<u16> {
         self.first_port..=self.last_port
     }

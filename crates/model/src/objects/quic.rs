@@ -22,7 +22,7 @@ use crate::objects::noun::{Noun, Services, Turn};
 pub struct QuicConfig {
     /// The length of its server IDs, in bytes.
     pub server_id_length: u8,
-    /// The length of the nonce behind a server ID, in bytes.
+    /// The length of the nonce after a server ID, in bytes.
     pub nonce_length: u8,
     /// The file of the key; `None`: nothing is encrypted.
     pub key_file: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub enum QuicRule {
     /// at each reload.
     #[serde(rename = "add")]
     Config {
-        /// Its number.
+        /// The number.
         config: u8,
         /// How it encodes server IDs.
         options: QuicConfig,
@@ -56,7 +56,7 @@ pub enum QuicObject {
     /// A configuration. Its deletion leaves the server IDs.
     #[serde(rename = "delete")]
     Config {
-        /// Its number.
+        /// The number.
         config: u8,
     },
     /// A server ID.
@@ -212,7 +212,7 @@ pub struct QuicRow {
 pub struct QuicConfigRow {
     /// The number of the configuration.
     pub config: u8,
-    /// What it is.
+    /// The options.
     #[serde(flatten)]
     pub options: QuicConfig,
     /// Why the file has given no key, so that the configuration is not in force; `None`: it is in force.
@@ -311,7 +311,7 @@ impl QuicServices {
         configs.filter_map(|config| config.key_file.as_deref())
     }
 
-    /// Refuses a configuration that is wrong in itself, or whose number the service has for another one.
+    /// Refuses a configuration that is wrong in itself, or whose number the service uses already.
     fn check_config(
         &self,
         service: ServiceKey,
@@ -380,7 +380,7 @@ impl QuicServices {
     }
 }
 
-/// Whether a path begins at the root and fits one word of a line.
+/// Whether a path is absolute and is a single argument of a line.
 fn is_absolute_word(path: &Path) -> bool {
     path.is_absolute() && path.to_str().is_some_and(|path| !path.contains(char::is_whitespace))
 }

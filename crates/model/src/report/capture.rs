@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
-/// The most bytes of a frame that can be captured: all of any usual MTU.
+/// Maximum number of bytes of a frame that can be captured: all bytes with any usual MTU.
 pub const LARGEST_FRAME: usize = 16 << 10;
-/// The number of bytes that are captured if nothing else is said.
+/// The default number of captured bytes.
 pub const SNAP_BYTES: usize = 4096;
 
 /// The packets to capture: those that match every given field. And how many bytes of each frame.
@@ -50,11 +50,11 @@ impl CaptureRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CapturedPacket {
-    /// What became of the packet: `transmit`, `pass` (to the kernel), `held` (it waited), `consumed` or `drop`.
+    /// The fate of the packet: `transmit`, `pass` (to the kernel), `held` (it waited), `consumed` or `drop`.
     pub verdict: String,
     /// The name of the reason why it was dropped, such as `no_route`; `None`: it was not dropped.
     pub reason: Option<String>,
-    /// Its frames in order: the received one, unless there was no slot for it, and those that were sent.
+    /// The frames in order: the received one, unless there was no slot for it, and those that were sent.
     pub frames: Vec<CapturedFrame>,
 }
 
@@ -71,7 +71,7 @@ pub struct CapturedFrame {
     pub direction: Direction,
     /// The length of the frame, in bytes.
     pub length: u32,
-    /// The captured part of the frame, from the Ethernet header on, as hexadecimal digits.
+    /// The captured bytes of the frame, from the Ethernet header on, as hexadecimal digits.
     #[serde(with = "crate::hexadecimal")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes: Vec<u8>,

@@ -190,7 +190,7 @@ pub struct ConnectionDetail {
     pub controls: u32,
     /// Whether it is a persistence template.
     pub template: bool,
-    /// Its properties: `received` (from another director), `no-replies` (none passes the director), `one-packet` (it is
+    /// The properties: `received` (from another director), `no-replies` (none passes the director), `one-packet` (it is
     /// for one packet alone), `proxy` and `toa` (how the real server learns the client's address), `told` (the real
     /// server has acknowledged the PROXY header), `unseen` (known only from an unsigned message), `detached` (a
     /// template that is not used any more), `reset` (both ends are reset at its next packet).

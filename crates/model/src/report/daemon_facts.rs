@@ -11,7 +11,7 @@ use crate::report::status::InterfaceStatus;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaemonFacts {
-    /// Its version.
+    /// The version.
     pub version: String,
     /// The interfaces that it has attached.
     pub interfaces: Vec<InterfaceStatus>,

@@ -33,7 +33,7 @@ pub struct Requester {
     pub uid: u32,
     /// The process ID; 0: it is in another PID namespace.
     pub pid: i32,
-    /// Its name in the kernel, which the process itself can set; empty if it had ended.
+    /// The name in the kernel, which the process itself can set; empty if it had ended.
     pub program: String,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Requester {
     }
 }
 
-/// What an event concerns.
+/// The object of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

@@ -27,10 +27,10 @@ pub struct Question {
     /// The protocol of a described packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<Proto>,
-    /// Its source.
+    /// The source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Endpoint>,
-    /// Its destination.
+    /// The destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Endpoint>,
     /// TCP flags by name, separated by commas or blanks; `none` for none. Default: `syn`.
@@ -62,7 +62,7 @@ impl Proto {
     pub const NAMES: [(&str, Self); 3] = [("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
 }
 
-/// What would happen to a packet, and why.
+/// The fate of a packet, and its reasons.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
@@ -76,7 +76,7 @@ pub struct Report {
     pub about: Option<Summary>,
     /// The firewall mark of the packet; 0: none.
     pub mark: u32,
-    /// The rule that set the mark, in words.
+    /// The rule that set the mark, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub marked_by: Option<String>,
     /// The service of the packet, as listings print it.
@@ -112,7 +112,7 @@ pub struct Report {
     /// The next hop that the packet is sent to.
     #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHop>,
-    /// What changes in the packet.
+    /// The changes to the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
     /// What becomes of the packet.
@@ -229,7 +229,7 @@ pub struct Choice {
     pub service: String,
     /// The name of the scheduler.
     pub scheduler: String,
-    /// How it chooses, in words.
+    /// How it chooses, as text.
     pub rule: String,
     /// Whether the choice is certain.
     pub certainty: Certainty,
@@ -244,15 +244,15 @@ pub struct Choice {
 pub enum CandidateState {
     /// It is chosen.
     Chosen,
-    /// Its weight is 0.
+    /// The weight is 0.
     Quiescent,
     /// An operator has disabled it (`xvs disable`), so its weight in force is 0.
     Disabled,
     /// It has reached its upper threshold.
     Overloaded,
-    /// It starts slowly, and this connection is not of its part.
+    /// It starts slowly, and this connection exceeds its share.
     SlowStart,
-    /// The scheduler has chosen another one.
+    /// The scheduler chose another real server.
     PassedOver,
 }
 
@@ -264,18 +264,18 @@ pub struct CandidateReport {
     pub server: Endpoint,
     /// How packets reach it: `Masq`, `Local`, `Tunnel`, `Route` or `FullNat`.
     pub method: String,
-    /// Its weight in force.
+    /// The effective weight.
     pub weight: u32,
-    /// Its active connections.
+    /// The active connections.
     pub active: u32,
-    /// Its other connections.
+    /// The other connections.
     pub inactive: u32,
     /// Whether it is chosen, or why not.
     pub standing: CandidateState,
     /// The part of its share of new connections that it gets now, in percent, if this connection is not of that part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start_percent: Option<u32>,
-    /// Its upper threshold, in connections; `None`: it has none.
+    /// The upper threshold, in connections; `None`: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_threshold: Option<u32>,
     /// The figures that the scheduler compares.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::foreign_text::ForeignText;
 use crate::report::listing::Rates;
 
-/// What a director knows of its fleet.
+/// A director's knowledge of its fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetReport {
@@ -117,7 +117,7 @@ impl FleetReport {
         self.trial.as_ref().map(|trial| trial.revision).or(self.rules)
     }
 
-    /// What is wrong with a director, a sentence each.
+    /// The faults of a director, as a sentence each.
     pub fn faults(&self, director: &FleetDirector) -> Vec<String> {
         let mut faults = Vec::new();
         let settles = self.settling.contains(&director.name);
@@ -146,7 +146,8 @@ impl FleetReport {
         faults
     }
 
-    /// The directors that run other rules than they are to, or other services than their rules or most others have.
+    /// The directors that run other rules than they should, or other services than their rules define or most others
+    /// have.
     pub fn unlike(&self) -> impl Iterator<Item = &FleetDirector> {
         let wanted = self.wanted();
         let differing = self.differing();

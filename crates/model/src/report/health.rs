@@ -43,7 +43,7 @@ pub struct HealthReport {
 pub struct VirtualServerHealth {
     /// What follows `virtual_server` in the file.
     pub name: String,
-    /// Its services as listings print them, such as `TCP 192.0.2.1:80`; at least one.
+    /// The services as listings print them, such as `TCP 192.0.2.1:80`; at least one.
     pub services: Vec<String>,
     /// Whether it has its quorum.
     pub is_well: bool,
@@ -57,7 +57,7 @@ pub struct VirtualServerHealth {
     pub hysteresis: u32,
     /// The sorry server, which serves while there is no quorum; `None`: it has none.
     pub sorry_server: Option<SorryServerHealth>,
-    /// Its real servers, in the file's order.
+    /// The real servers, in the file's order.
     pub real_servers: Vec<RealServerHealth>,
 }
 
@@ -65,7 +65,7 @@ pub struct VirtualServerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SorryServerHealth {
-    /// Its endpoint; port 0: the port of each service.
+    /// The endpoint; port 0: the port of each service.
     pub endpoint: String,
     /// Whether it serves now.
     pub serves: bool,
@@ -75,18 +75,18 @@ pub struct SorryServerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RealServerHealth {
-    /// Its endpoint; port 0: the port of each service.
+    /// The endpoint; port 0: the port of each service.
     pub endpoint: String,
     /// Whether all its checks pass.
     pub is_up: bool,
     /// Since when `is_up` has this value, in milliseconds since 1970.
     pub since_millis: u64,
-    /// Its weights in the first of the services.
+    /// The weights in the first of the services.
     pub weights: Weights,
     /// TCP connections in the first of the services whose clients repeated their SYN, or that were refused, since the
     /// last one that was established.
     pub unanswered: u32,
-    /// Its checks, in the file's order.
+    /// The checks, in the file's order.
     pub checks: Vec<CheckHealth>,
 }
 
@@ -115,7 +115,7 @@ pub struct Weights {
 pub struct CheckHealth {
     /// The kind and the target of the check, such as `TCP 192.0.2.11:80`.
     pub probe: String,
-    /// Its state after the last runs.
+    /// The state after the last runs.
     pub state: CheckState,
     /// When it came up or went down, in milliseconds since 1970.
     pub since_millis: u64,
@@ -204,7 +204,7 @@ impl fmt::Display for AgentMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckError {
-    /// The failure, in words.
+    /// The failure, as text.
     pub what: String,
     /// When it happened, in milliseconds since 1970.
     pub at_millis: u64,
@@ -277,7 +277,7 @@ impl HealthReport {
 }
 
 impl VirtualServerHealth {
-    /// Its service if it has one, else its name.
+    /// The service if it has one, else its name.
     pub fn title(&self) -> &str {
         match &self.services[..] {
             [service] => service,
@@ -304,7 +304,7 @@ impl VirtualServerHealth {
 }
 
 impl RealServerHealth {
-    /// Its endpoint, without a port if it uses the port of each service.
+    /// The endpoint, without a port if it uses the port of each service.
     pub fn name(&self) -> &str {
         self.endpoint.strip_suffix(":0").unwrap_or(&self.endpoint)
     }
@@ -335,7 +335,7 @@ impl CheckState {
         }
     }
 
-    /// Its name in JSON and metrics.
+    /// The name in JSON and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::AssumedUp => "assumed_up",
@@ -364,7 +364,7 @@ impl fmt::Display for CheckState {
     }
 }
 
-/// The time between both, in words.
+/// The time between both, as text.
 pub fn ago(then_millis: u64, now_millis: u64) -> String {
     duration::in_words(now_millis.saturating_sub(then_millis) / 1000)
 }

@@ -14,7 +14,7 @@ use crate::report::listing::{Rates, Stats};
 use crate::report::response::ResponseSummary;
 use crate::report::status::StatusReport;
 
-/// What the status page shows at one moment.
+/// The content of the status page at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusPage<'a> {
@@ -65,14 +65,14 @@ pub struct PageService {
     pub active: u64,
     /// Other connections of its real servers.
     pub inactive: u64,
-    /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or the service is
+    /// The rates since the last look at the director; `None`: there was none in the last 30 seconds, or the service is
     /// newer.
     pub rates: Option<Rates>,
-    /// Its totals since it was added.
+    /// The totals since it was added.
     pub totals: Stats,
     /// What each of its clients may do, and all together; `None`: anything.
     pub limit: Option<ClientLimit>,
-    /// Its real servers in IPVS's order; behind them those that checks have taken out, and the sorry server.
+    /// The real servers in IPVS's order; behind them those that checks have taken out, and the sorry server.
     pub servers: Vec<PageServer>,
 }
 
@@ -82,7 +82,7 @@ pub struct PageService {
 pub struct PageServer {
     /// The real server's endpoint; without a port if it uses that of each service.
     pub server: String,
-    /// Its state.
+    /// The state.
     pub state: ServerState,
     /// Since when it has this state, results of the last checks, and what to do; may be empty.
     pub words: String,
@@ -90,14 +90,14 @@ pub struct PageServer {
     pub method: Option<&'static str>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub weight: Option<u32>,
-    /// Its active connections; `None`: it is not in the service.
+    /// The active connections; `None`: it is not in the service.
     pub active: Option<u32>,
-    /// Its other connections; `None`: it is not in the service.
+    /// The other connections; `None`: it is not in the service.
     pub inactive: Option<u32>,
-    /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or it was not in
+    /// The rates since the last look at the director; `None`: there was none in the last 30 seconds, or it was not in
     /// the service then.
     pub rates: Option<Rates>,
-    /// Its totals since it was added; `None`: it is not in the service.
+    /// The totals since it was added; `None`: it is not in the service.
     pub totals: Option<Stats>,
     /// How long it took until its first reply in the last full minute; `None`: no connection was measured then.
     pub response: Option<ResponseSummary>,
@@ -125,23 +125,23 @@ pub enum ServiceState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
-    /// Its checks pass.
+    /// The checks pass.
     Up,
     /// It has no check.
     Unchecked,
     /// It is up, and the last runs of a check failed.
     Failing,
-    /// Its last connections were not answered.
+    /// The last connections were not answered.
     Unanswered,
-    /// Its upper threshold keeps new connections away.
+    /// The upper threshold keeps new connections away.
     Overloaded,
-    /// Its weight is 0: it keeps its connections and gets no new ones.
+    /// The weight is 0: it keeps its connections and gets no new ones.
     Quiescent,
     /// An operator has disabled it (`xvs disable`).
     Disabled,
     /// There is no route to it, or its next hop does not answer.
     Unreachable,
-    /// Its checks say that it is down.
+    /// The checks say that it is down.
     Down,
     /// It is the sorry server, which serves while there is no quorum, or stands by.
     Sorry,

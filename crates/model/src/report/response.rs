@@ -36,7 +36,7 @@ impl ResponseTimes {
         self.connections.iter().sum()
     }
 
-    /// The times since an earlier look. If a count has become smaller, it began anew in between.
+    /// The times since an earlier reading. If a count has decreased, it restarted in between.
     pub fn since(&self, earlier: &Self) -> Self {
         if self.connections.len() < earlier.connections.len() {
             return self.clone();
@@ -75,7 +75,7 @@ impl ResponseTimes {
         None
     }
 
-    /// Its summary; `None`: no connection was measured.
+    /// The summary; `None`: no connection was measured.
     pub fn summary(&self) -> Option<ResponseSummary> {
         let [median, ninety_ninth] = [0.5, 0.99].map(|part| self.quantile_micros(part));
         Some(ResponseSummary {

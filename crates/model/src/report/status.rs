@@ -118,7 +118,7 @@ pub struct InterfaceStatus {
     pub pinned: bool,
     /// The bond that it was attached for; `None`: it was attached by its own name.
     pub bond: Option<BondMember>,
-    /// Its part in the offload of connections; `None`: `offload` is off.
+    /// The part in the offload of connections; `None`: `offload` is off.
     pub offload: Option<InterfaceOffload>,
 }
 
@@ -173,7 +173,7 @@ pub struct LogSinkStatus {
     pub lost_records: u64,
 }
 
-/// The part of an interface in the offload of connections.
+/// The share of an interface in the offload of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InterfaceOffload {
@@ -183,7 +183,7 @@ pub struct InterfaceOffload {
     pub refused_packets: u64,
 }
 
-/// The part of an interface in the bond that it was attached for.
+/// The role of an interface in the bond that it was attached for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BondMember {
@@ -221,7 +221,7 @@ pub struct WorkerStatus {
     pub poll: String,
     /// The share of the last five to ten seconds in which it was busy, with one decimal; `None`: xvsd has just started.
     pub busy_percent: Option<f64>,
-    /// Its counters by name, without those that are 0; they count packets, unless the name says otherwise.
+    /// The counters by name, without those that are 0; they count packets, unless the name says otherwise.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -236,7 +236,7 @@ pub struct SyncStatus {
     /// The addresses of `--sync-peers`, the other directors; empty: it uses a multicast group.
     #[serde(default)]
     pub sync_peers: Vec<IpAddr>,
-    /// Its sync ID; 0 of a backup: it accepts every one.
+    /// The sync ID; 0 of a backup: it accepts every one.
     pub sync_id: u8,
     /// Messages that it has sent or read since it was started.
     pub messages: u64,
@@ -259,10 +259,10 @@ pub struct SyncPeer {
     pub address: IpAddr,
     /// Time since its last message; `None`: nothing was heard, or the daemon here is a master.
     pub silent_seconds: Option<u64>,
-    /// Its messages that were read; 0 if the daemon here is a master.
+    /// The messages that were read; 0 if the daemon here is a master.
     #[serde(default)]
     pub messages: u64,
-    /// Its messages that were refused as a whole; 0 if the daemon here is a master.
+    /// The messages that were refused as a whole; 0 if the daemon here is a master.
     #[serde(default)]
     pub refused_messages: u64,
     /// Why the last of the refused messages was refused; `None`: none was.
@@ -334,7 +334,7 @@ pub struct RecentDrops {
 pub struct RulesStatus {
     /// The file's path.
     pub file: String,
-    /// Its result.
+    /// The result.
     #[serde(flatten)]
     pub found: RulesFound,
 }

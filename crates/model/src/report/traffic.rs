@@ -25,14 +25,14 @@ pub struct Traffic {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceTraffic {
-    /// Its key.
+    /// The key.
     pub key: ServiceKey,
     /// Totals since it was added.
     pub stats: Stats,
     /// The number of its real servers that health checks hold down, including those removed from the service.
     #[serde(default)]
     pub down: usize,
-    /// Its destinations, in IPVS's order.
+    /// The destinations, in IPVS's order.
     pub destinations: Vec<DestinationTraffic>,
 }
 
@@ -40,7 +40,7 @@ pub struct ServiceTraffic {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationTraffic {
-    /// Its endpoint.
+    /// The endpoint.
     pub endpoint: Endpoint,
     /// How packets reach it.
     pub method: ForwardingMethod,
@@ -50,7 +50,7 @@ pub struct DestinationTraffic {
     pub disabled: bool,
     /// Connections in an active state.
     pub active: u32,
-    /// Its other connections.
+    /// The other connections.
     pub inactive: u32,
     /// TCP connections whose clients repeated their SYN, or that were refused, since the last one that was established.
     pub unanswered: u32,

@@ -27,7 +27,7 @@ pub struct Unanswered {
     pub seen: Seen,
 }
 
-/// What a director has seen of a real server's answers to connections that were not established.
+/// A director's observation of a real server's answers to connections that were not established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Seen {

@@ -9,7 +9,7 @@ use crate::sip::is_call_id;
 /// A message with a valid header.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
-    /// Its version.
+    /// The version.
     pub version: Version,
     /// The sender's id.
     pub sync_id: u8,

@@ -252,7 +252,7 @@ fn log_begun(commands: &[(Option<usize>, Command)], results: &[Result<(), Comman
 /// The machine's memory.
 fn machine_memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
-    // Its fields have the machine's word size.
+    // The fields have the machine's word size.
     u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
