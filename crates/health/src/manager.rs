@@ -469,7 +469,7 @@ impl<E: Environment> Manager<E> {
 struct NewVirtualServer {
     index: usize,
     virtual_server: Arc<VirtualServer>,
-    /// By real server and check.
+    /// The prepared checks, by real server and check.
     prepared: Vec<Vec<PreparedCheck>>,
     globals: Arc<Globals>,
 }

@@ -257,7 +257,7 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
                 destinations.entry(service).or_default().push((*endpoint, options));
             }
             Rule::Mark(_) => marks.push(xvs_line(rule)),
-            // As ipvsadm.
+            // As in ipvsadm.
             Rule::Timeouts(_) | Rule::Daemon(_) => {}
             other => others.push(xvs_line(other)),
         }

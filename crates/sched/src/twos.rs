@@ -103,7 +103,7 @@ mod tests {
             let request = Request { random: bits << 32 | bits, ..from("192.0.2.1:1024") };
             taken[Twos.pick(State(0), &request, &list).position.unwrap()] += 1;
         }
-        // Of seven numbers, 0 and 1 draw the first destination, 2 and 3 the second.
+        // Among seven numbers, 0 and 1 draw the first destination, 2 and 3 the second.
         for (count, share) in taken.into_iter().zip([2, 2, 3]) {
             assert!(count.abs_diff(6000 * share / 7) < 5, "{taken:?}");
         }

@@ -26,7 +26,7 @@ pub(crate) struct Offloading {
     asked: Instant,
     flows: Arc<Offload>,
     losses: Losses,
-    /// By the index of the interface.
+    /// The recent counts, by interface index.
     recent: BTreeMap<u32, Recent>,
     /// Interfaces that have refused too many packets.
     refusing: BTreeSet<u32>,

@@ -120,10 +120,11 @@ impl Lab {
         Self::with(Ipvs::kernel_defaults(), Feedback::default())
     }
 
-    /// As [`Self::new`], with these settings.
+    /// Like [`Self::new`], with these settings.
     ///
     /// # Panics
-    /// As [`Self::new`].
+    ///
+    /// Like [`Self::new`].
     pub fn with(ipvs: Ipvs, feedback: Feedback) -> Self {
         Self { director: InMemory::new(ipvs, feedback), resolver: Names::well_known() }
     }
@@ -133,7 +134,7 @@ impl Lab {
         self.reply(line).to_string()
     }
 
-    /// As [`Self::answer`].
+    /// Like [`Self::answer`].
     pub(super) fn reply(&mut self, line: &str) -> Value {
         let answer = serde_json::from_str(line).map_err(Into::into).and_then(|line| self.carry_out(line));
         answer.unwrap_or_else(|error| json!({ "error": error.to_string() }))

@@ -17,7 +17,7 @@ pub struct Receiver {
     pub daemon: SyncDaemon,
     /// The workers' queues.
     pub inbox: Arc<Inbox>,
-    /// By which connections are assigned to workers.
+    /// The secret by which connections are assigned to workers.
     pub secret: HashSecret,
 }
 

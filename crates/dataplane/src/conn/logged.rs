@@ -202,7 +202,7 @@ mod tests {
         let begun = ports();
         ids.into_iter().for_each(|id| _ = worker.remove(id));
         assert_eq!(begun, ports());
-        // Of 90 about 22; both bounds are more than five deviations away.
+        // About 22 of 90; both bounds are more than five deviations away.
         assert!((2..=45).contains(&begun.len()), "{begun:?}");
     }
 

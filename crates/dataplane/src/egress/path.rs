@@ -11,7 +11,7 @@ use super::routes::{Action, Target};
 /// The path to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// By a link to a resolved neighbour.
+    /// Through a link to a resolved neighbour.
     To(Hop),
     /// On a link to a neighbour whose link address is not known yet.
     NoNeighbour {

@@ -8,9 +8,9 @@ use xvs_proto::{Protocol, ipv4, ipv6};
 /// The addresses of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Addresses {
-    /// Of IPv4.
+    /// The source and destination for IPv4.
     V4(Ipv4Addr, Ipv4Addr),
-    /// Of IPv6.
+    /// The source and destination for IPv6.
     V6(Ipv6Addr, Ipv6Addr),
 }
 

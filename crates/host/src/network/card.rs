@@ -49,7 +49,7 @@ impl From<&Stats64> for CardLosses {
 #[derive(Debug)]
 pub struct CardWatch {
     netlink: Netlink,
-    /// By interface index: the last reading, and the losses since the first.
+    /// The last reading and the losses since the first, by interface index.
     known: BTreeMap<u32, (CardLosses, CardLosses)>,
 }
 

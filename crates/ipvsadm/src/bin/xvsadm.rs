@@ -51,7 +51,7 @@ impl Daemon {
 /// Waits for a reply, with a notice on stderr if it is late.
 fn await_reply(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
     late_reply::wait(stream, request, &mut |notice| {
-        // Whoever cannot read the notice still gets the reply.
+        // The reply is printed even if the notice cannot be written.
         let _ = writeln!(io::stderr(), "{notice}");
     })
 }

@@ -270,7 +270,7 @@ mod tests {
             let folder = Folder::new(&format!("raced-{kept}"));
             let mut file = folder.file(8, kept);
             file.write(b"one\n").unwrap();
-            // As logrotate does it, without and with `create`.
+            // As logrotate does without and with `create`.
             fs::rename(folder.0.join("log"), folder.0.join("log.1")).unwrap();
             file.write(b"second\n").unwrap();
             assert_eq!(
