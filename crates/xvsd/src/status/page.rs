@@ -28,7 +28,7 @@ use xvs_sched::{ClientLimit, ServiceKey};
 use crate::shared::Shared;
 use crate::status::report;
 use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
-use crate::status::warnings::no_quorum;
+use crate::status::warnings::health::no_quorum;
 
 /// The file for the browser. It needs no other.
 pub const FILE: &str = include_str!("page.html");
