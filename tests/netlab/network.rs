@@ -186,7 +186,7 @@ fn routes_by_nexthop_objects_have_the_hops_of_the_objects_and_follow_their_chang
             "the route to 10.6.0.0/16 by nexthop object 7 with an encapsulation is not followed",
             "the route to 10.7.0.0/16 with an encapsulation is not followed",
         ]) {
-            assert!(warning.starts_with(expected), "{warning}");
+            assert!(warning.text.starts_with(expected), "{warning}");
         }
         let [wan, lan] = ["wan", "lan"].map(|name| view.network.link_named(name).unwrap().id);
         let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
@@ -262,7 +262,7 @@ fn policy_rules_and_routes_that_are_not_followed_are_named() {
     let netns = Netns::new("rules");
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
-        assert_eq!(follower.view().warnings, [""; 0], "a fresh namespace has only default rules");
+        assert_eq!(follower.view().warnings, [], "a fresh namespace has only default rules");
         for (words, described, because) in [
             ("oif lo lookup 100", "oif lo lookup 100", "oif"),
             ("uidrange 0-9 lookup 100", "lookup 100", "uidrange"),
@@ -278,13 +278,16 @@ fn policy_rules_and_routes_that_are_not_followed_are_named() {
             let view = until(&mut follower, "the rule is named", |view| !view.warnings.is_empty());
             let expected =
                 format!("policy rule 500 ({described}) is not followed, because of `{because}`: its packets");
-            assert!(view.warnings[0].starts_with(&expected), "{view:?}");
+            assert!(view.warnings[0].text.starts_with(&expected), "{view:?}");
             netns.ip("rule del priority 500");
             until(&mut follower, "the rule is gone", |view| view.warnings.is_empty());
         }
         netns.ip("route add 10.8.0.0/16 dev lo tos 0x10");
         let view = until(&mut follower, "the route is named", |view| !view.warnings.is_empty());
-        assert!(view.warnings[0].starts_with("the route to 10.8.0.0/16 for one type of service"), "{view:?}");
+        assert!(
+            view.warnings[0].text.starts_with("the route to 10.8.0.0/16 for one type of service"),
+            "{view:?}"
+        );
     });
 }
 
@@ -306,7 +309,7 @@ fn a_table_is_read_while_a_rule_looks_it_up() {
         let added: Vec<_> = view.network.rules.iter().filter(|rule| rule.priority == 500).collect();
         assert_eq!(added.len(), 1, "{view:?}");
         assert_eq!(added[0].to_string(), "500: from 10.7.0.0/16 fwmark 0x5/0x7 lookup 100");
-        assert_eq!(view.warnings, [""; 0]);
+        assert_eq!(view.warnings, []);
         netns.ip("route add 10.8.0.0/16 via 10.0.0.9 table 100");
         until(&mut follower, "a further route is there", |view| of_table(view).len() == 2);
         netns.ip("rule del priority 500");

@@ -192,7 +192,7 @@ fn routes_by_random_rules_and_tables_are_those_of_the_kernel() {
         });
         FLAGS.iter().zip(&lines).for_each(|(flag, lines)| batch(&netns, flag, lines));
         let follower = netns.run(|| NetworkFollower::open().expect("netlink"));
-        prop_assert_eq!(&follower.view().warnings, &Vec::<String>::new());
+        prop_assert_eq!(&follower.view().warnings, &[]);
         let egress = Egress::build(&follower.view().network);
         for (family, dest, source, mark) in packets {
             let dest = DESTS[dest][family];

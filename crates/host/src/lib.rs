@@ -13,6 +13,7 @@ pub mod loopback;
 pub mod memory;
 pub mod netfilter;
 pub mod network;
+pub mod notice;
 pub mod own_folder;
 pub mod process;
 pub mod reserved_ports;

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::instance::socket_of;
 use crate::lock_file::{Lock, LockAttempt, Owner, lock_within};
+use crate::notice::Notice;
 use crate::process::END;
 
 /// The directory, which this process uses exclusively until this value is dropped.
@@ -25,7 +26,7 @@ pub struct StateDirectory {
     /// `None` if another process has the directory, from which this one takes over.
     lock: Option<Lock>,
     /// Sentences about entries that got another name.
-    set_aside: Vec<String>,
+    set_aside: Vec<Notice>,
 }
 
 /// Why a directory cannot be used.
@@ -171,18 +172,20 @@ impl StateDirectory {
         // kind.
         let _ = fs::remove_file(&refused).or_else(|_| fs::remove_dir_all(&refused));
         match fs::rename(path, &refused) {
-            Ok(()) => self.set_aside.push(format!(
-                "{} is {what}, not xvsd's file: it is kept as {}, and xvsd has begun without it",
-                path.display(),
-                refused.display()
-            )),
+            Ok(()) => {
+                let (path, refused) = (path.display(), refused.display());
+                let text = format!(
+                    "{path} is {what}, not xvsd's file: it is kept as {refused}, and xvsd has begun without it"
+                );
+                self.set_aside.push(Notice::new(path, text));
+            }
             Err(_) => return Err(StateDirectoryError::NoFile { path: path.to_owned(), what }),
         }
         Ok(())
     }
 
-    /// Messages about entries that were not xvsd's files, and were renamed since the start.
-    pub fn all_set_aside(&self) -> &[String] {
+    /// Notices of entries that were no files of xvsd, and have another name since the start.
+    pub fn all_set_aside(&self) -> &[Notice] {
         &self.set_aside
     }
 

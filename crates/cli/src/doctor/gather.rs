@@ -28,6 +28,7 @@ use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::{NetworkFollower, path_mtu};
+use xvs_host::notice::Notice;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{rules_of, state_of};
@@ -267,7 +268,7 @@ fn read_netfilter(facts: &mut Facts, is_root: bool) {
         match netfilter::read_all() {
             Ok(found) => {
                 facts.netfilter = found.tables;
-                found.warnings
+                found.warnings.iter().map(Notice::to_string).collect()
             }
             Err(error) => vec![format!("netfilter's rules cannot be read: {error}")],
         }

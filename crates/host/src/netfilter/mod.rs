@@ -26,6 +26,7 @@ use xvs_proto::Family;
 use crate::follower_thread::{FollowerThread, Stopper};
 use crate::netfilter::chain::Table;
 use crate::netfilter::programs::Programs;
+use crate::notice::Notice;
 
 pub mod chain;
 mod hook;
@@ -40,8 +41,8 @@ mod range;
 pub struct KernelMarkRules {
     /// Tables with base chains that the kernel calls before IPVS.
     pub tables: Vec<Table>,
-    /// Messages for the operator about programs that failed.
-    pub warnings: Vec<String>,
+    /// Sentences for the operator: programs that failed.
+    pub warnings: Vec<Notice>,
 }
 
 /// Reads the current rules in the calling thread's network namespace, also those that set no marks.
@@ -210,9 +211,12 @@ impl Reader {
             let last = &mut self.legacy_names[family as usize];
             match legacy_tables(names) {
                 Ok(read) => *last = read,
-                Err(error) => self.programs.failures.push(format!(
-                    "the tables of iptables-legacy cannot be read ({error}); those that were read last are followed"
-                )),
+                Err(error) => {
+                    let text = format!(
+                        "the tables of iptables-legacy cannot be read ({error}); those that were read last are followed"
+                    );
+                    self.programs.failures.push(Notice::new(programs[0], text));
+                }
             }
             let names = last.clone();
             if names.is_empty() {

@@ -18,6 +18,7 @@ use xvs_helper::client::Run;
 use xvs_helper::request::{End, Event, Request};
 
 use crate::follower_thread::Stopper;
+use crate::notice::Notice;
 
 /// The programs and their last outputs.
 pub(super) struct Programs {
@@ -25,8 +26,8 @@ pub(super) struct Programs {
     stopper: Stopper,
     time_limit: Duration,
     last: BTreeMap<String, String>,
-    /// Messages for the operator about programs that failed since [`Self::begin`].
-    pub(super) failures: Vec<String>,
+    /// Sentences for the operator about programs that failed since [`Self::begin`].
+    pub(super) failures: Vec<Notice>,
 }
 
 /// The outcome of a run.
@@ -70,7 +71,8 @@ impl Programs {
             Some(_) => "the rules of its last success are followed until it succeeds again",
             None => "its mark rules are not followed until it succeeds",
         };
-        self.failures.push(format!("`{name}` failed ({why}); {effect}"));
+        let text = format!("`{name}` failed ({why}); {effect}");
+        self.failures.push(Notice::new(&name, text));
         last.cloned()
     }
 
@@ -167,32 +169,32 @@ mod tests {
         let argv = ["cat", rules.to_str().unwrap()];
         assert_eq!(programs.output(&argv), None);
         assert!(
-            programs.failures[0].contains("No such file")
-                && programs.failures[0].contains("are not followed")
+            programs.failures[0].text.contains("No such file")
+                && programs.failures[0].text.contains("are not followed")
         );
 
         std::fs::write(&rules, "rules\n").unwrap();
         programs.begin();
         assert_eq!(programs.output(&argv).as_deref(), Some("rules\n"));
-        assert_eq!(programs.failures, Vec::<String>::new());
+        assert!(programs.failures.is_empty());
 
         std::fs::remove_file(&rules).unwrap();
         assert_eq!(programs.output(&argv).as_deref(), Some("rules\n"));
-        assert!(programs.failures[0].ends_with("are followed until it succeeds again"));
+        assert!(programs.failures[0].text.ends_with("are followed until it succeeds again"));
     }
 
     #[test]
     fn a_program_that_is_not_installed_has_no_output_and_is_no_failure() {
         let mut programs = programs();
         assert_eq!(programs.output(&["no-such-program-of-netfilter"]), None);
-        assert_eq!(programs.failures, Vec::<String>::new());
+        assert!(programs.failures.is_empty());
     }
 
     #[test]
     fn a_program_that_hangs_is_killed_and_reported() {
         let mut programs = Programs { time_limit: Duration::from_millis(1), ..programs() };
         assert_eq!(programs.output(&["sleep", "1000"]), None);
-        assert!(programs.failures[0].contains("it took longer than 1ms"), "{:?}", programs.failures);
+        assert!(programs.failures[0].text.contains("it took longer than 1ms"), "{:?}", programs.failures);
     }
 
     #[test]
@@ -200,7 +202,7 @@ mod tests {
         let mut programs = programs();
         programs.stopper.stop();
         assert_eq!(programs.output(&["sleep", "1000"]), None);
-        assert_eq!(programs.failures, Vec::<String>::new());
+        assert!(programs.failures.is_empty());
     }
 
     #[test]

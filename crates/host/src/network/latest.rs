@@ -55,11 +55,13 @@ impl<T> Latest<T> {
 #[cfg(test)]
 mod tests {
     use crate::network::latest::*;
+    use crate::notice::Notice;
 
     #[test]
     fn of_many_values_the_newest_is_taken_and_the_first_wakes_the_receiver() {
         let latest: Latest = Latest::default();
-        let view = |number: usize| View { warnings: vec![number.to_string()], ..View::default() };
+        let view =
+            |number: usize| View { warnings: vec![Notice::new(number, String::new())], ..View::default() };
         let states: Vec<_> = (0..20).map(|number| latest.put(view(number))).collect();
         assert_eq!(states.iter().filter(|slot| **slot == Slot::Empty).count(), 1);
         assert_eq!(states[0], Slot::Empty);

@@ -34,6 +34,7 @@ use crate::network::netlink::Netlink;
 use crate::network::nexthops::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 use crate::network::tables::NeighbourEntry;
 pub use crate::network::tables::path_mtu;
+use crate::notice::Notice;
 
 pub mod card;
 pub mod clsact;
@@ -50,8 +51,8 @@ mod tables;
 pub struct View {
     /// Links, addresses, policy rules, routes and neighbours.
     pub network: Arc<Network>,
-    /// Messages for the operator about rules and routes of the kernel that xvs does not follow.
-    pub warnings: Vec<String>,
+    /// Sentences for the operator: rules and routes of the kernel that xvs does not follow.
+    pub warnings: Vec<Notice>,
 }
 
 /// Why [`NetworkFollower::next`] returned.
@@ -74,8 +75,8 @@ pub struct NetworkFollower {
     buffer: Vec<u8>,
     stale: Stale,
     neighbours: BTreeMap<(u32, IpAddr), MacAddr>,
-    route_warnings: Vec<String>,
-    rule_warnings: Vec<String>,
+    route_warnings: Vec<Notice>,
+    rule_warnings: Vec<Notice>,
     view: View,
     /// The end of collecting events after the last reading.
     collected: Instant,

@@ -13,6 +13,7 @@ use xvs_proto::network::{Link, LinkKind, Network, PolicyAction, PolicyRuleMark, 
 use xvs_proto::{Family, Prefix};
 
 use crate::network::netlink::Netlink;
+use crate::notice::Notice;
 
 /// The policy rules of the kernel.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ pub(super) struct Rules {
     /// The marks in all rules.
     pub(super) marks: Vec<PolicyRuleMark>,
     /// A sentence for each rule that is not followed.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Notice>,
 }
 
 /// A rule that is not followed.
@@ -54,12 +55,15 @@ pub(super) fn read(netlink: &mut Netlink, links: &[Link]) -> io::Result<Rules> {
             match followed(&message, of, &vrfs) {
                 Ok(followed) => rules.followed.extend(followed),
                 Err(Unfollowed::Irrelevant) => {}
-                Err(Unfollowed::Unknown(what)) => rules.warnings.push(format!(
-                    "policy rule {} ({}) is not followed, because of {what}: its packets may take another route than \
-                     in the kernel (`ip {flag} rule` lists it)",
-                    priority(&message),
-                    describe(&message)
-                )),
+                Err(Unfollowed::Unknown(what)) => {
+                    let (priority, rule) = (priority(&message), describe(&message));
+                    let text = format!(
+                        "policy rule {priority} ({rule}) is not followed, because of {what}: its packets may take another \
+                         route than in the kernel (`ip {flag} rule` lists it)"
+                    );
+                    let object = format_args!("{flag} rule {priority} ({rule}) with {what}");
+                    rules.warnings.push(Notice::new(object, text));
+                }
             }
         }
         if !any {

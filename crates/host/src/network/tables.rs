@@ -25,6 +25,7 @@ use xvs_proto::{MacAddr, Prefix};
 
 use crate::network::netlink::Netlink;
 use crate::network::nexthops::Nexthops;
+use crate::notice::Notice;
 
 /// The links with their addresses. A link in `before` keeps its id; a new link gets a free id.
 pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
@@ -61,12 +62,12 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
     Ok(network.links)
 }
 
-/// The routes in these tables, and a message about each route that is not followed.
+/// The routes of these tables, and a notice of each route that is not followed.
 pub(super) fn routes(
     netlink: &mut Netlink,
     tables: &BTreeSet<Table>,
     links: &[Link],
-) -> io::Result<(Vec<Route>, Vec<String>)> {
+) -> io::Result<(Vec<Route>, Vec<Notice>)> {
     let nexthops = Nexthops::read(netlink)?;
     let mut routes = Vec::new();
     let mut warnings = Vec::new();
@@ -363,7 +364,7 @@ fn route(
     message: &RouteMessage,
     tables: &BTreeSet<Table>,
     nexthops: &Nexthops,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Notice>,
 ) -> Option<Route> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
@@ -400,9 +401,9 @@ fn route(
     let hops = match hops {
         Ok(hops) => hops,
         Err(which) => {
-            warnings.push(format!(
-                "the route to {dest} {which} is not followed: packets take the next best route"
-            ));
+            let text =
+                format!("the route to {dest} {which} is not followed: packets take the next best route");
+            warnings.push(Notice::new(format_args!("route {dest} {which}"), text));
             return None;
         }
     };

@@ -21,6 +21,7 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
+use xvs_host::notice::Notice;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::protocol::request::Access;
@@ -315,7 +316,7 @@ impl ControlThread {
         let interfaces = facts.interfaces.clone();
         drop(facts);
         self.warnings.network = bonds::warnings(&interfaces, &view.network.links);
-        self.warnings.network.extend_from_slice(&view.warnings);
+        self.warnings.network.extend(view.warnings.iter().map(Notice::to_string));
         self.update_warnings();
     }
 
@@ -323,7 +324,7 @@ impl ControlThread {
         if let Err(error) = self.control.set_tables(found.tables) {
             tracing::error!("change of the kernel's mark rules: {error}");
         }
-        self.warnings.netfilter = found.warnings;
+        self.warnings.netfilter = found.warnings.iter().map(Notice::to_string).collect();
         self.update_warnings();
     }
 

@@ -24,6 +24,7 @@ use xvs_dataplane::conn::{
 };
 use xvs_dataplane::shm::{Memory, allocate_huge};
 use xvs_dataplane::snapshot::{Counts, DestinationId};
+use xvs_host::notice::Notice;
 use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 use xvs_proto::HashSecret;
@@ -88,7 +89,7 @@ impl KeptState {
             }
         };
         table.numbers = Some(numbers(&directory)?);
-        warnings.extend_from_slice(directory.all_set_aside());
+        warnings.extend(directory.all_set_aside().iter().map(Notice::to_string));
         Ok(Self { table, directory: Some(directory), warnings })
     }
 
