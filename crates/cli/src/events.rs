@@ -128,6 +128,7 @@ mod tests {
             kind: Kind::Change,
             what: "xvsadm -C".to_owned(),
             refused: None,
+            warning: None,
         }
     }
 

@@ -29,6 +29,7 @@ use xvs_model::report::listing::ServiceRow;
 use xvs_model::report::page::StatusPage;
 use xvs_model::report::setting::Setting;
 use xvs_model::report::status::StatusReport;
+use xvs_model::report::warning::WarningKind;
 
 use crate::check::keepalived;
 use crate::rules::plan;
@@ -82,14 +83,18 @@ struct Row {
 
 /// The fields of a document.
 fn rows<T: JsonSchema>() -> Vec<Row> {
+    let mut rows = Vec::new();
+    fields(&schema::<T>(), "", &mut rows);
+    rows
+}
+
+fn schema<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
     let schema: Schema = settings.into_generator().into_root_schema_for::<T>();
-    let mut rows = Vec::new();
-    fields(&schema.to_value(), "", &mut rows);
-    rows
+    schema.to_value()
 }
 
 /// The rows but those below a field that another section describes.
@@ -251,8 +256,26 @@ fn listed(all: &[String]) -> String {
     }
 }
 
-/// The page with its tables replaced by these.
-fn with_tables(page: &str, tables: &[(&str, Vec<Row>)]) -> String {
+/// The table of a document's fields.
+fn table(rows: &[Row]) -> String {
+    let mut text = "| field | type | meaning |\n|---|---|---|\n".to_owned();
+    for Row { path, kind, meaning } in rows {
+        let _ = writeln!(text, "| `{path}` | {kind} | {meaning} |");
+    }
+    text
+}
+
+/// The table of the kinds of warnings.
+fn warning_kinds() -> String {
+    let mut text = "| kind | meaning |\n|---|---|\n".to_owned();
+    for (name, meaning) in variants(&schema::<WarningKind>()) {
+        let _ = writeln!(text, "| `{name}` | {meaning} |");
+    }
+    text
+}
+
+/// The page with these tables in the place of those that it has.
+fn with_tables(page: &str, tables: &[(&str, String)]) -> String {
     let mut text = String::new();
     let mut lines = page.lines().peekable();
     let mut missing: Vec<_> = tables.iter().map(|(title, _)| *title).collect();
@@ -260,26 +283,25 @@ fn with_tables(page: &str, tables: &[(&str, Vec<Row>)]) -> String {
         text += line;
         text.push('\n');
         let Some(title) = line.strip_prefix("## ") else { continue };
-        let Some((_, rows)) = tables.iter().find(|(known, _)| *known == title) else { continue };
+        let Some((_, table)) = tables.iter().find(|(known, _)| *known == title) else { continue };
         missing.retain(|known| *known != title);
         while let Some(prose) = lines.next_if(|line| !line.starts_with(['|', '#'])) {
             text += prose;
             text.push('\n');
         }
         while lines.next_if(|line| line.starts_with('|')).is_some() {}
-        text += "| field | type | meaning |\n|---|---|---|\n";
-        for Row { path, kind, meaning } in rows {
-            let _ = writeln!(text, "| `{path}` | {kind} | {meaning} |");
-        }
+        text += table;
     }
     assert!(missing.is_empty(), "docs/json.md has no section for {missing:?}");
     text
 }
 
 #[test]
-fn the_page_has_every_field_of_the_types_that_are_printed() {
+fn the_page_has_every_field_of_the_types_that_are_printed_and_every_kind_of_warning() {
     let page = fs::read_to_string(PAGE).expect("docs/json.md");
-    let made = with_tables(&page, &tables());
+    let mut tables: Vec<_> = tables().iter().map(|(title, rows)| (*title, table(rows))).collect();
+    tables.push(("Kinds of warnings", warning_kinds()));
+    let made = with_tables(&page, &tables);
     if env::var_os("XVS_WRITE_PAGES").is_some() {
         fs::write(PAGE, &made).expect("docs/json.md can be written");
         return;

@@ -8,6 +8,7 @@
 
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::network::{Link, LinkKind};
 use xvs_xdp::{AttachError, check_port, check_tags, index_of};
 
@@ -177,20 +178,23 @@ pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<I
 
 /// Warnings about attached interfaces: those that became members or left their bond, bridges that can no longer be
 /// used, bonds without an active member.
-pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
+pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut bonds = Vec::new();
     for InterfaceStatus { name, bond, .. } in interfaces {
         let Some(BondMember { name: bond, .. }) = bond else {
-            warnings.extend(check(name, links).err().map(|why| why.to_string()));
+            if let Err(why) = check(name, links) {
+                warnings.push(Warning::new(WarningKind::InterfaceUnusable, name, why.to_string()));
+            }
             continue;
         };
         // An interface that is gone already has a warning.
         if named(name, links).is_some_and(|link| bond_of(link, links).is_none_or(|of| of.name != *bond)) {
-            warnings.push(format!(
+            let text = format!(
                 "{name} was attached as a member of {bond} and is none any more, so packets of services that it receives are \
                  dropped; add it again (`ip link set dev {name} master {bond}`), or restart xvsd"
-            ));
+            );
+            warnings.push(Warning::new(WarningKind::BondLeft, name, text));
         }
         if !bonds.contains(&bond) {
             bonds.push(bond);
@@ -199,10 +203,11 @@ pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
     for bond in bonds {
         let Some(link) = named(bond, links) else { continue };
         if !members(link, links).any(|member| member.active) {
-            warnings.push(format!(
+            let text = format!(
                 "{bond} has no active member, so xvsd neither receives nor sends by it; see `ip link` and \
                  /proc/net/bonding/{bond}"
-            ));
+            );
+            warnings.push(Warning::new(WarningKind::BondInactive, bond, text));
         }
     }
     warnings
@@ -236,6 +241,7 @@ fn below<'l>(bridge: &Link, links: &'l [Link]) -> Vec<&'l Link> {
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::report::warning::texts;
     use xvs_model::sample;
     use xvs_proto::network::Network;
 
@@ -347,14 +353,14 @@ mod tests {
         let interfaces = [of_bond("eth0", "bond0"), of_bond("eth1", "bond0")];
         let mut links = links(&["eth0", "eth1", "eth2", "bond0"]);
         make(&mut links, "bond0", LinkKind::Bond, &["eth0", "eth1"]);
-        assert_eq!(warnings(&interfaces, &links), [""; 0]);
+        assert_eq!(texts(&warnings(&interfaces, &links)), [""; 0]);
         links[1].master = None;
         let left = warnings(&interfaces, &links);
-        assert!(left.len() == 1 && left[0].contains("`ip link set dev eth1 master bond0`"), "{left:?}");
+        assert!(left.len() == 1 && left[0].text.contains("`ip link set dev eth1 master bond0`"), "{left:?}");
         make(&mut links, "bond0", LinkKind::Bond, &["eth1"]);
         (links[0].active, links[1].active) = (false, false);
         let none = warnings(&interfaces, &links);
-        assert!(none.len() == 1 && none[0].starts_with("bond0 has no active member"), "{none:?}");
+        assert!(none.len() == 1 && none[0].text.starts_with("bond0 has no active member"), "{none:?}");
     }
 
     #[test]

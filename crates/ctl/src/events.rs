@@ -5,7 +5,7 @@
 //! listener that falls further behind misses the oldest events, and gets their number. Recording never waits for a
 //! listener.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use xvs_model::foreign_text::escape_control;
 use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::protocol::request::Verdict;
 use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then};
+use xvs_model::report::warning::{Warning, WarningKey};
 
 use xvs_ipvsadm::command_line;
 
@@ -55,6 +56,27 @@ impl Events {
         self.record_all(kind, epoch, None, [(what, None)]);
     }
 
+    /// Logs and records which of these warnings have begun since the former ones, and which of those have ended. A
+    /// warning with the same kind and object is the same one, whatever its text.
+    pub fn record_warnings(&self, epoch: u64, former: &[Warning], present: &[Warning]) {
+        if former == present {
+            return;
+        }
+        for (kind, warnings) in
+            [(Kind::Warning, without(present, former)), (Kind::Over, without(former, present))]
+        {
+            for warning in &warnings {
+                match kind {
+                    Kind::Warning => tracing::warn!("{warning}"),
+                    _ => tracing::info!("over: {warning}"),
+                }
+            }
+            let all = warnings.into_iter();
+            let all = all.map(|warning| (warning.text.clone(), None, Some(warning.key.clone())));
+            self.push(kind, epoch, None, all);
+        }
+    }
+
     /// Records the changes of one request, each with its refusal, if it was refused. After the first [`AT_ONCE`]
     /// changes, one event has the number of the others.
     pub fn record_all(
@@ -64,15 +86,24 @@ impl Events {
         by: Option<&Requester>,
         all: impl IntoIterator<Item = (String, Option<String>), IntoIter: ExactSizeIterator>,
     ) {
-        let all = all.into_iter();
+        self.push(kind, epoch, by, all.into_iter().map(|(what, refused)| (what, refused, None)));
+    }
+
+    fn push(
+        &self,
+        kind: Kind,
+        epoch: u64,
+        by: Option<&Requester>,
+        all: impl ExactSizeIterator<Item = (String, Option<String>, Option<WarningKey>)>,
+    ) {
         let left = all.len().saturating_sub(AT_ONCE);
-        let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None));
+        let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None, None));
         let at_millis = (self.date_millis)();
         let mut recorded = self.recorded();
-        for (what, refused) in all.take(AT_ONCE).chain(left) {
+        for (what, refused, warning) in all.take(AT_ONCE).chain(left) {
             recorded.last += 1;
-            let number = recorded.last;
-            recorded.kept.push_back(Event { number, at_millis, epoch, by: by.cloned(), kind, what, refused });
+            let (number, by) = (recorded.last, by.cloned());
+            recorded.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused, warning });
             if recorded.kept.len() > KEPT {
                 recorded.kept.pop_front();
             }
@@ -197,6 +228,12 @@ pub fn log_changes(changes: impl IntoIterator<Item = (String, Option<String>)>, 
     }
 }
 
+/// The warnings whose keys others do not have.
+fn without<'w>(warnings: &'w [Warning], others: &[Warning]) -> Vec<&'w Warning> {
+    let others: BTreeSet<_> = others.iter().map(|other| &other.key).collect();
+    warnings.iter().filter(|warning| !others.contains(&warning.key)).collect()
+}
+
 fn refusal(error: &CommandError) -> Option<String> {
     error.refusal().map(ToString::to_string)
 }
@@ -215,6 +252,8 @@ pub const AT_ONCE: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::report::warning::WarningKind;
+
     use super::*;
 
     fn record(events: &Events, numbers: impl Iterator<Item = u64>) {
@@ -266,6 +305,34 @@ mod tests {
         for (since, expected) in [(5, vec![1, 2, 3]), (20, vec![2, 3]), (21, vec![3]), (31, vec![])] {
             assert_eq!(received(&mut listen(&events, Begin::Since(since))), (0, expected), "{since}");
         }
+    }
+
+    /// The events of warnings that became others: kind, object and text of each.
+    fn changed(former: &[Warning], present: &[Warning]) -> Vec<(Kind, String, String)> {
+        let events = Arc::new(Events::default());
+        events.record_warnings(7, former, present);
+        let batch = listen(&events, Begin::Last(KEPT)).receive(Duration::ZERO);
+        batch
+            .events
+            .into_iter()
+            .map(|event| (event.kind, event.warning.unwrap().object, event.what))
+            .collect()
+    }
+
+    #[test]
+    fn a_number_that_changes_inside_a_warning_neither_ends_nor_begins_it() {
+        let lost = |lines| Warning::new(WarningKind::LogWrite, "", format!("{lines} lines are lost"));
+        assert_eq!(changed(&[lost(1)], &[lost(2)]), []);
+        let over = (Kind::Over, String::new(), "2 lines are lost".to_owned());
+        assert_eq!(changed(&[lost(2)], &[]), [over], "with the last text");
+    }
+
+    #[test]
+    fn a_warning_that_ends_and_another_of_its_kind_for_another_object_that_begins_are_two_events() {
+        let left = |name: &str| Warning::new(WarningKind::BondLeft, name, format!("{name} has left"));
+        let event = |kind, name: &str| (kind, name.to_owned(), format!("{name} has left"));
+        let expected = [event(Kind::Warning, "eth1"), event(Kind::Over, "eth0")];
+        assert_eq!(changed(&[left("eth0"), left("eth2")], &[left("eth1"), left("eth2")]), expected);
     }
 
     #[test]

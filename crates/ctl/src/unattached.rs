@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::network::{Link, LinkKind, Network, RouteAction, RouteKey};
 use xvs_proto::{Family, Prefix};
 
@@ -102,8 +103,8 @@ impl<'a> Attachment<'a> {
         links.into_iter().find(|link| link.resolves)
     }
 
-    /// The warning, after packets had no route, that default routes in these families use links that are not attached.
-    pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<String> {
+    /// The warning, after packets had no route, that default routes of these families use links that are not attached.
+    pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<Warning> {
         let mut anywhere = families.iter().map(|family| match family {
             Family::V4 => IpAddr::from([0; 4]),
             Family::V6 => IpAddr::from([0; 16]),
@@ -117,10 +118,11 @@ impl<'a> Attachment<'a> {
             anywhere.find_map(|addr| self.towards(addr)).filter(|_| !self.network.is_some_and(is_in_vrfs))?;
         let name = &link.name;
         let step = self.step(link);
-        Some(format!(
+        let text = format!(
             "packets had no route by an attached interface, and the default route is by {name}, to which xvsd is not \
              attached, so replies to clients cannot leave there; {step}"
-        ))
+        );
+        Some(Warning::new(WarningKind::DefaultRouteNotAttached, name, text))
     }
 
     /// The operator's step to attach a link, as a clause.
@@ -153,7 +155,7 @@ impl<'a> Attachment<'a> {
         &self,
         virtual_addresses: impl IntoIterator<Item = IpAddr>,
         real_servers: impl IntoIterator<Item = IpAddr>,
-    ) -> Vec<String> {
+    ) -> Vec<Warning> {
         let virtual_addresses: BTreeSet<_> = virtual_addresses.into_iter().collect();
         let real_servers: BTreeSet<_> = real_servers.into_iter().collect();
         let of_clients = self.by_link(virtual_addresses, |addr| self.towards_clients(addr));
@@ -162,17 +164,19 @@ impl<'a> Attachment<'a> {
             let name = &link.name;
             let addresses = listed(&addresses, "virtual address", "virtual addresses");
             let step = self.step(link);
-            format!(
+            let text = format!(
                 "clients of {addresses} come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
-            )
+            );
+            Warning::new(WarningKind::ClientsNotAttached, name, text)
         });
         let servers = of_servers.into_values().map(|(link, addresses)| {
             let name = &link.name;
             let addresses = listed(&addresses, "real server", "real servers");
             let step = self.step(link);
-            format!(
+            let text = format!(
                 "the route to {addresses} is by {name}, to which xvsd is not attached, so it cannot send there; {step}"
-            )
+            );
+            Warning::new(WarningKind::ServersNotAttached, name, text)
         });
         clients.chain(servers).collect()
     }
@@ -219,6 +223,8 @@ const LOOK_UPS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::report::warning::texts;
+
     use super::*;
 
     fn addr(text: &str) -> IpAddr {
@@ -282,32 +288,36 @@ mod tests {
         let of_clients = "clients of 198.51.100.100 and 1 more virtual address come in by wan, to which xvsd is not \
                           attached, so their packets go to the kernel; add wan to `interfaces` in xvs.toml and `xvs \
                           reload`, or restart xvsd with `--interface wan` beside the others";
-        assert_eq!(warnings(&network), [of_clients, of_servers]);
+        assert_eq!(texts(&warnings(&network)), [of_clients, of_servers]);
 
         // For a VLAN the link below is attached, also if that is a bond.
         network.make_vlan("dmz", 5, "wan").unwrap();
         assert!(
-            warnings(&network)[1].contains("is by dmz")
-                && warnings(&network)[1].contains("`--interface wan`")
+            warnings(&network)[1].text.contains("is by dmz")
+                && warnings(&network)[1].text.contains("`--interface wan`")
         );
         network.add_link("eth3", "02:00:00:00:00:03".parse().unwrap(), &[], 1500).unwrap();
         network.links[4].master = Some(network.links[0].ifindex);
         network.links[0].kind = LinkKind::Bond;
         for warning in warnings(&network) {
-            assert!(warning.ends_with("or restart xvsd with `--interface wan` beside the others"));
+            assert!(warning.text.ends_with("or restart xvsd with `--interface wan` beside the others"));
         }
 
         network.links[0].kind = LinkKind::Bridge;
-        assert!(warnings(&network)[0].contains("; dmz is a VLAN over the bridge wan, which hides its tags"));
         assert!(
-            warnings(&network)[1].contains("the bridge wan hides the tags of dmz from xvs"),
+            warnings(&network)[0].text.contains("; dmz is a VLAN over the bridge wan, which hides its tags")
+        );
+        assert!(
+            warnings(&network)[1].text.contains("the bridge wan hides the tags of dmz from xvs"),
             "{}",
             warnings(&network)[1]
         );
         network.links[4].name = "veth1a2b3c".to_owned();
-        assert!(warnings(&network)[0].contains("; xvs does not serve behind wan, a bridge of containers"));
+        assert!(
+            warnings(&network)[0].text.contains("; xvs does not serve behind wan, a bridge of containers")
+        );
         network.links[0].kind = LinkKind::Team;
-        assert!(warnings(&network)[0].contains("wan is a team, through which xvs cannot send"));
+        assert!(warnings(&network)[0].text.contains("wan is a team, through which xvs cannot send"));
     }
 
     #[test]
@@ -338,9 +348,9 @@ mod tests {
         let warnings = |network: &Network| Attachment::new(network, ["lan", "wan"]).warnings([], servers);
         assert_eq!(warnings(&network).len(), 1);
         network.links[0].up = false;
-        assert_eq!(warnings(&network), [""; 0]);
+        assert_eq!(texts(&warnings(&network)), [""; 0]);
         network.links.remove(0);
-        assert_eq!(warnings(&network), [""; 0]);
+        assert_eq!(texts(&warnings(&network)), [""; 0]);
         assert_eq!(entrance(&network, &[], "192.0.2.1"), None, "no interface was named");
     }
 
@@ -353,7 +363,7 @@ mod tests {
             Attachment::new(&network, [attached]).default_route_warning(&families)
         };
         let both = [Family::V4, Family::V6];
-        assert!(warning("lan", &both).unwrap().contains("the default route is by dmz"));
+        assert!(warning("lan", &both).unwrap().text.contains("the default route is by dmz"));
         assert_eq!(warning("dmz", &both), None);
         assert_eq!(warning("lan", &[Family::V6]), None, "no service needs it");
     }

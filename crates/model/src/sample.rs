@@ -45,6 +45,7 @@ use crate::report::status::{
     OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
     TableStatus, WorkerStatus,
 };
+use crate::report::warning::Warning;
 
 /// A setting of xvs.toml, and one that has no value.
 pub fn settings() -> Vec<Setting> {
@@ -63,7 +64,7 @@ pub fn status() -> StatusReport {
     };
     StatusReport {
         state: Level::Warning,
-        warnings: vec!["wan is gone; it is attached again when it is back and up".to_owned()],
+        warnings: vec![Warning::sample().text],
         host: "lb1".to_owned(),
         version: "1.2.3".to_owned(),
         uptime_seconds: 59,
@@ -309,7 +310,7 @@ pub fn sync_daemons() -> Vec<SyncDaemon> {
     }]
 }
 
-/// A change that was refused.
+/// A change that was refused, and a warning, which no event has both.
 pub fn event() -> Event {
     Event {
         number: 7,
@@ -319,6 +320,7 @@ pub fn event() -> Event {
         kind: Kind::Change,
         what: "xvsadm -C".to_owned(),
         refused: Some("permission denied".to_owned()),
+        warning: Some(Warning::sample().key),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::FleetRequest;
 use xvs_model::report::fleet::FleetReport;
+use xvs_model::report::warning::{Warning, WarningKind, texts};
 
 use crate::lock::lock;
 
@@ -38,32 +39,40 @@ pub(crate) struct FleetView {
 
 /// The thread's findings.
 pub(crate) struct State {
+    /// Without its warnings.
     pub(crate) report: FleetReport,
+    pub(crate) warnings: Vec<Warning>,
     /// When it looked last, or was started.
     pub(crate) looked: Instant,
 }
 
+impl State {
+    fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = self.warnings.clone();
+        if self.looked.elapsed() > ENDED {
+            let text =
+                "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it";
+            warnings.push(Warning::new(WarningKind::FleetThreadEnded, "", text));
+        }
+        warnings
+    }
+}
+
 impl FleetView {
     pub(crate) fn new(report: FleetReport, orders: Sender<Order>) -> Self {
-        Self { state: Mutex::new(State { report, looked: Instant::now() }), orders }
+        let state = State { report, warnings: Vec::new(), looked: Instant::now() };
+        Self { state: Mutex::new(state), orders }
     }
 
     /// This director's information about its fleet.
     pub(crate) fn report(&self) -> FleetReport {
         let state = self.state();
-        let mut report = state.report.clone();
-        if state.looked.elapsed() > ENDED {
-            report.warnings.push(
-                "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it"
-                    .to_owned(),
-            );
-        }
-        report
+        FleetReport { warnings: texts(&state.warnings()), ..state.report.clone() }
     }
 
-    /// Sentences for the operator.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        self.report().warnings
+    /// The warnings about the rules in etcd.
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        self.state().warnings()
     }
 
     /// Requests a change of the rules in etcd. Returns their revision.
@@ -100,6 +109,7 @@ impl FleetView {
 mod tests {
     use tokio::sync::mpsc::channel;
     use xvs_model::protocol::request::Verdict;
+    use xvs_model::report::warning::texts;
 
     use super::*;
 
@@ -114,6 +124,6 @@ mod tests {
         assert!(refusal().contains("others change the rules"), "{}", refusal());
         drop(queue);
         assert!(refusal().contains("nothing follows the rules in etcd"), "{}", refusal());
-        assert_eq!(view.warnings(), [""; 0], "it has just been started");
+        assert_eq!(texts(&view.warnings()), [""; 0], "it has just been started");
     }
 }

@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry, reload};
 
 use xvs_ctl::config::LogFormat;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use crate::lock::lock;
 
@@ -114,7 +115,7 @@ impl Losses {
     }
 
     /// The warning while lines cannot be written: what is wrong and the next step.
-    pub fn warning(&self) -> Option<String> {
+    pub fn warning(&self) -> Option<Warning> {
         let error = lock(&self.writing).error.as_ref().map(ToString::to_string);
         let why = match error {
             Some(error) => format!("{error}; free its disk, or restart xvsd with stderr elsewhere"),
@@ -123,7 +124,8 @@ impl Losses {
             }
             None => return None,
         };
-        Some(format!("the log on stderr is not written, {} lines are lost: {why}", self.lines()))
+        let text = format!("the log on stderr is not written, {} lines are lost: {why}", self.lines());
+        Some(Warning::new(WarningKind::LogWrite, "", text))
     }
 
     fn is_stalled(&self) -> bool {
@@ -230,7 +232,7 @@ mod tests {
             sink.write_all(b"a line\n").unwrap();
         }
         let warning = losses.warning().unwrap();
-        assert!(warning.contains("3 lines are lost: No space left on device"), "{warning}");
+        assert!(warning.text.contains("3 lines are lost: No space left on device"), "{warning}");
 
         Sink { to: io::sink(), writing }.write_all(b"a line\n").unwrap();
         assert_eq!((losses.warning(), losses.lines()), (None, 3));

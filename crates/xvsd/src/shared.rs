@@ -31,6 +31,7 @@ use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::setting::Setting;
 use xvs_model::report::status::{InterfaceStatus, LinkState};
+use xvs_model::report::warning::Warning;
 use xvs_proto::network::Network;
 use xvs_sched::ServiceKey;
 use xvs_xdp::polling::Poll;
@@ -121,10 +122,10 @@ pub struct Facts {
     pub network: Arc<Network>,
     /// The workers.
     pub workers: Vec<WorkerFacts>,
-    /// Sentences for the operator.
-    pub warnings: Vec<String>,
+    /// The warnings of the control thread.
+    pub warnings: Vec<Warning>,
     /// The warnings of the start, which stay: about workers that found no queue, and a table beyond the memory limit.
-    pub start_warnings: Vec<String>,
+    pub start_warnings: Vec<Warning>,
     /// The rules file that the daemon started with.
     pub rules: Option<PathBuf>,
     /// When the journal with which the daemon began was last written, in milliseconds since 1970; `None` if it began

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use xvs_model::report::status::{SyncPeer, SyncTable};
 
 use xvs_ctl::sync::receiver::Refused;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use crate::lock::lock;
 
@@ -95,15 +96,17 @@ impl Peers {
         }
     }
 
-    /// A message for each peer whose messages were refused lately.
-    pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
+    /// The warnings about peers whose messages were refused lately.
+    pub(crate) fn refusals(&self, now: Instant) -> Vec<Warning> {
         let all = lock(&self.0);
-        let sentences = all.iter().filter_map(|(address, peer)| {
+        let warnings = all.iter().filter_map(|(address, peer)| {
             let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
             let address = address.ip();
-            Some(format!("synchronization: a message from {address} was refused in the last minute: {why}"))
+            let text =
+                format!("synchronization: a message from {address} was refused in the last minute: {why}");
+            Some(Warning::new(WarningKind::SyncMessageRefused, address, text))
         });
-        sentences.collect()
+        warnings.collect()
     }
 
     /// Messages were lost here: their tables are wanted again.
@@ -319,9 +322,9 @@ mod tests {
             peers.heard(from, true, Err(Refused::SyncId(7)), at(200));
         }
         let of_other_id: Vec<_> =
-            peers.refusals(at(200)).into_iter().filter(|said| said.contains("sync id 7")).collect();
+            peers.refusals(at(200)).into_iter().filter(|said| said.text.contains("sync id 7")).collect();
         let needed = format!("{} was refused in the last minute: it is of sync id 7; both", peer(1).ip());
-        assert!(of_other_id.len() == 1 && of_other_id[0].contains(&needed), "{of_other_id:?}");
+        assert!(of_other_id.len() == 1 && of_other_id[0].text.contains(&needed), "{of_other_id:?}");
         assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (UNHEARD, None));
         peers.heard(peer(1), true, Ok(()), at(200));
         assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (HEARD, Some(peer(1))));

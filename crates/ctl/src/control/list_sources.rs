@@ -18,6 +18,7 @@ use xvs_model::objects::Object;
 use xvs_model::objects::list_file::read_prefixes;
 use xvs_model::objects::list_key::{ListKey, ListKind};
 use xvs_model::objects::listed::AccessLists;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
 
@@ -87,16 +88,18 @@ impl ListSources {
         Arc::new((key.kind == ListKind::Allow).then_some(nobody).into_iter().collect())
     }
 
-    /// Why the XDP program has no lists, and a sentence for each list whose file had a fault at the start.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+    /// The warnings that the XDP program has no lists, and about lists whose file had a fault at the start.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
         let faulty = self.faulty.iter().map(|(key, fault)| {
             let effect = match key.kind {
                 ListKind::Deny => "it drops nothing",
                 ListKind::Allow => "it lets nobody in",
             };
-            format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct")
+            let text = format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct");
+            Warning::new(WarningKind::ListFile, key, text)
         });
-        self.fault.clone().into_iter().chain(faulty)
+        let fault = self.fault.as_ref().map(|fault| Warning::new(WarningKind::ListsInWorkers, "", fault));
+        fault.into_iter().chain(faulty)
     }
 
     /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.

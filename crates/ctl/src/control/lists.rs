@@ -172,7 +172,7 @@ mod tests {
                 Command::Add(Rule::Listed(Listed { list, prefix: network.parse().unwrap(), until: None }));
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
-            let warns = control.warnings().iter().any(|warning| warning.contains("workers drop what"));
+            let warns = control.warnings().iter().any(|warning| warning.text.contains("workers drop what"));
             (of_workers, warns)
         };
         assert_eq!(deny("203.0.113.0/25", false), (Some(1), false));

@@ -45,6 +45,7 @@ use xvs_model::objects::Rule;
 use xvs_model::objects::limit::{ClientRow, LimitReport};
 use xvs_model::protocol::question::{ControlRequest, Reply, RunningRules};
 use xvs_model::report::setting::{Setting, Source};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
@@ -385,24 +386,25 @@ impl<D: Datapath> Control<D> {
         self.steered.set_all_due();
     }
 
-    /// A sentence for each mark rule of the kernel that the director does not follow.
-    pub fn unfollowed(&self) -> &[String] {
+    /// The warnings about mark rules of the kernel that the director does not follow.
+    pub fn unfollowed(&self) -> &[Warning] {
         &self.marks.compiled().unfollowed
     }
 
-    /// Sentences for the operator: the late worker, a journal that cannot be written, the refused commands and the
-    /// drift of owned services.
-    pub fn warnings(&self) -> Vec<String> {
+    /// The warnings about the late worker, the journal, kept numbers, daemons, access lists, QUIC, and owned services.
+    pub fn warnings(&self) -> Vec<Warning> {
         let late = self.publication.late.as_ref().map(|worker| {
-            format!(
+            let text = format!(
                 "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
-            )
+            );
+            Warning::new(WarningKind::WorkerLate, worker, text)
         });
         let journal = self.journal.as_ref().and_then(Journal::warning);
         let numbers = self.registry.keep_failure().map(|error| {
-            format!(
+            let text = format!(
                 "totals and numbers of real servers are not saved ({error}); make room in state_directory"
-            )
+            );
+            Warning::new(WarningKind::NumbersNotSaved, "", text)
         });
         let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
         own.chain(self.lists.warnings()).chain(self.quic_warnings()).chain(self.owned.warnings()).collect()
@@ -970,12 +972,12 @@ mod tests {
         }
         let named: Vec<_> = control.unsigned_daemons().collect();
         let [one] = &*named else { panic!("{named:?}") };
-        assert!(one.starts_with("synchronization on lan is not signed"), "{one}");
+        assert!(one.text.starts_with("synchronization on lan is not signed"), "{one}");
         control.handle(&ControlRequest::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
         let named: Vec<_> = control.unsigned_daemons().collect();
         let [one] = &*named else { panic!("{named:?}") };
         assert!(
-            one.starts_with("synchronization is on lan, where real servers can forge its messages"),
+            one.text.starts_with("synchronization is on lan, where real servers can forge its messages"),
             "{one}"
         );
     }
@@ -1030,8 +1032,9 @@ mod tests {
         let Command::Add(Rule::Daemon(wanted)) = daemon(SyncRole::Backup, 3) else { unreachable!() };
         let begun = saving::Begun { refused: vec![(wanted, refused)], ..Default::default() };
         control.begin_journal(begun, Millis(0)).unwrap();
-        let warned =
-            |control: &Control<Machine>| control.warnings().iter().any(|line| line.contains("backup daemon"));
+        let warned = |control: &Control<Machine>| {
+            control.warnings().iter().any(|line| line.text.contains("backup daemon"))
+        };
         control.tick(Millis(1000)).unwrap();
         assert!(warned(&control) && control.datapath.daemons.is_empty());
         assert_eq!(control.state.daemons().len(), 1);
@@ -1055,7 +1058,7 @@ mod tests {
         control.set_devices(&link.links);
         control.publish().unwrap();
         assert!(control.datapath.daemons.is_empty() && control.published().load().sync_master.is_none());
-        assert!(control.warnings().iter().any(|line| line.contains("master daemon")));
+        assert!(control.warnings().iter().any(|line| line.text.contains("master daemon")));
         control.tick(Millis(1000)).unwrap();
         assert_eq!(control.datapath.daemons, [SyncRole::Master]);
         assert!(control.published().load().sync_master.is_some() && control.warnings().is_empty());

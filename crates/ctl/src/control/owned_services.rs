@@ -10,6 +10,7 @@ use xvs_model::config::reconcile::Repair;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::objects::limit::ServiceLimit;
 use xvs_model::objects::{Object, Rule};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_sched::ServiceKey;
 
 use super::follow::{Change, Follow};
@@ -73,20 +74,27 @@ impl OwnedServices {
         })
     }
 
-    /// Sentences for the operator: refused commands, and drift.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+    /// The warnings about refused commands, and about drift.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
+        use WarningKind::{KeepalivedCommandRefused, KeepalivedDrift};
         let refused = self.refused.values().take(NAMED_REFUSALS).map(|(command, error)| {
-            format!("{ORIGIN}: {}: refused, and tried again each second: {error}", command_line(command))
+            let line = command_line(command);
+            let text = format!("{ORIGIN}: {line}: refused, and tried again each second: {error}");
+            Warning::new(KeepalivedCommandRefused, line, text)
         });
         let more = self.refused.len().saturating_sub(NAMED_REFUSALS);
-        let more = (more > 0).then(|| format!("{ORIGIN}: {more} more commands are refused"));
+        let more = (more > 0).then(|| {
+            Warning::new(KeepalivedCommandRefused, "", format!("{ORIGIN}: {more} more commands are refused"))
+        });
         let lead = match self.drift_lines.len() {
             0 => None,
             1 => Some("1 command restores".to_owned()),
             several => Some(format!("{several} commands restore")),
         };
         let drift = lead.map(|lead| {
-            format!("services of the keepalived.conf were changed by hand; {lead} them: `xvs health`")
+            let text =
+                format!("services of the keepalived.conf were changed by hand; {lead} them: `xvs health`");
+            Warning::new(KeepalivedDrift, "", text)
         });
         refused.chain(more).chain(drift)
     }

@@ -10,6 +10,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::hexadecimal;
 use xvs_model::objects::quic::{QuicRow, ServerIdRow};
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -69,11 +70,14 @@ impl<D: Datapath> Control<D> {
         self.registry.quic_keys.values().filter_map(|key| key.as_ref().err())
     }
 
-    /// A sentence for each of them, and for each server ID that chooses no real server though its service has that
-    /// address.
-    pub(super) fn quic_warnings(&self) -> impl Iterator<Item = String> {
-        let of_keys = self.quic_faults().map(|fault| {
-            format!("{fault}; its QUIC configurations choose no real server until `xvs reload` finds the file correct")
+    /// The warnings about them, and about server IDs that choose no real server though their service has that address.
+    pub(super) fn quic_warnings(&self) -> impl Iterator<Item = Warning> {
+        let of_keys = self.registry.quic_keys.iter().filter_map(|(path, key)| {
+            let fault = key.as_ref().err()?;
+            let text = format!(
+                "{fault}; its QUIC configurations choose no real server until `xvs reload` finds the file correct"
+            );
+            Some(Warning::new(WarningKind::QuicKey, path.display(), text))
         });
         let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
             let state = self.state.service(&service);
@@ -83,7 +87,10 @@ impl<D: Datapath> Control<D> {
             });
             faulty.filter_map(move |ServerIdRow { id, server, fault }| {
                 let why = fault?;
-                Some(format!("{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"))
+                let text = format!(
+                    "{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"
+                );
+                Some(Warning::new(WarningKind::QuicServerId, format_args!("{service} {server} {id}"), text))
             })
         });
         of_keys.chain(of_ids)
@@ -120,6 +127,7 @@ mod tests {
 
     use xvs_model::objects::quic::{QuicConfig, QuicObject, QuicRule};
     use xvs_model::objects::{Object, Rule};
+    use xvs_model::report::warning::texts;
 
     use super::*;
     use crate::control::tests::control;
@@ -167,7 +175,7 @@ mod tests {
         control.lists.starting = false;
         assert!(!is_in_force(&control));
         assert!(fault(&mut control).unwrap().contains("No such file"));
-        assert!(control.warnings().iter().any(|warning| warning.contains("until `xvs reload` finds")));
+        assert!(control.warnings().iter().any(|warning| warning.text.contains("until `xvs reload` finds")));
         assert!(control.require_list_files().is_err(), "a take-over would lose the key of the running xvsd");
         let reload = |control: &mut Control<_>| control.set_list_files(Default::default());
         assert!(reload(&mut control).is_err());
@@ -217,7 +225,7 @@ mod tests {
             of("0a0b", "192.0.2.11:443", "no configuration has server IDs of 2 bytes"),
             of("0a0b02", "192.0.2.11:444", "the service does not have this real server now"),
         ];
-        assert_eq!(control.warnings(), expected);
+        assert_eq!(texts(&control.warnings()), expected);
     }
 
     #[test]

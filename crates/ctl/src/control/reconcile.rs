@@ -222,6 +222,7 @@ mod tests {
     use xvs_model::protocol::question::{ControlRequest, Reply};
     use xvs_model::protocol::request::Verdict;
     use xvs_model::report::event::{Begin, EventQuery, Then};
+    use xvs_model::report::warning::texts;
     use xvs_proto::Family;
     use xvs_sched::{ClientLimit, ForwardingMethod, Weight};
 
@@ -441,7 +442,7 @@ mod tests {
         assert_eq!((reconciled.changed, &refused[..]), (2, &expected.map(str::to_owned)[..]));
         assert_eq!(control.warnings().len(), 3);
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
-        assert!(control.warnings()[1].starts_with(why), "{:?}", control.warnings());
+        assert!(control.warnings()[1].text.starts_with(why), "{:?}", control.warnings());
         assert_eq!(drift(&mut control), [""; 0], "refused commands are no drift");
         let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
@@ -454,7 +455,7 @@ mod tests {
         assert_eq!(servers(&control, 101), Some(vec![(3, 1), (2, 1)]));
         assert_eq!(control.warnings().len(), 1);
         control.reconcile(vec![(key(102), None)], ReconcileScope::Changes, Millis(0));
-        assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(texts(&control.warnings()), [""; 0]);
     }
 
     #[test]
@@ -467,17 +468,17 @@ mod tests {
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
         let warning =
             "services of the keepalived.conf were changed by hand; 1 command restores them: `xvs health`";
-        assert_eq!(control.warnings(), [warning]);
+        assert_eq!(texts(&control.warnings()), [warning]);
         assert_eq!(control.drift_lines()[..], [back.to_owned()]);
         by_hand(&mut control, "-C\n");
         control.tick(Millis(0) + 2 * SECOND).unwrap();
-        assert!(control.warnings()[0].contains("; 5 commands restore them"), "{:?}", control.warnings());
+        assert!(control.warnings()[0].text.contains("; 5 commands restore them"), "{:?}", control.warnings());
         assert_eq!(control.state().services().count(), 0);
         let mut events =
             control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
         control.set_repair(Repair::Always);
         control.tick(Millis(0) + 3 * SECOND).unwrap();
-        assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(texts(&control.warnings()), [""; 0]);
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
@@ -593,10 +594,10 @@ mod tests {
         assert_eq!(changed(control.reconcile(wanted, ReconcileScope::Changes, Millis(0))), 2);
         control.tick(Millis(0) + SECOND).unwrap();
         let warnings = control.warnings();
-        assert!(warnings.len() == 1 && warnings[0].starts_with("worker 1 has not"), "{warnings:?}");
+        assert!(warnings.len() == 1 && warnings[0].text.starts_with("worker 1 has not"), "{warnings:?}");
         control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
-        assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(texts(&control.warnings()), [""; 0]);
     }
 
     /// The wanted state of any service.

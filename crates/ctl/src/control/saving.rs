@@ -154,6 +154,7 @@ mod tests {
     use xvs_model::objects::note::ServiceNote;
     use xvs_model::protocol::question::ControlRequest;
     use xvs_model::protocol::request::Verdict;
+    use xvs_model::report::warning::texts;
 
     use crate::control::reload_settings::Reloaded;
     use crate::control::saving::*;
@@ -398,13 +399,14 @@ mod tests {
             control.handle(&change(last), Millis(0)).unwrap();
             let warnings = control.warnings();
             assert!(
-                warnings.len() == 1 && warnings[0].starts_with(&directory.journal().display().to_string()),
+                warnings.len() == 1
+                    && warnings[0].text.starts_with(&directory.journal().display().to_string()),
                 "{warnings:?}"
             );
         }
         fs::remove_dir(directory.0.join("journal.new")).unwrap();
         control.handle(&change(102), Millis(0)).unwrap();
-        assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(texts(&control.warnings()), [""; 0]);
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
     }
 

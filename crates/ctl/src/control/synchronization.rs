@@ -16,6 +16,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::objects::{Object, Rule};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::Prefix;
 use xvs_proto::sync::Version;
 
@@ -165,26 +166,31 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// A sentence for each daemon that cannot run.
-    pub(super) fn waiting_daemons(&self) -> impl Iterator<Item = String> {
+    /// The warnings about daemons that cannot run.
+    pub(super) fn waiting_daemons(&self) -> impl Iterator<Item = Warning> {
         self.waiting.iter().map(|(role, why)| {
-            format!("the {} daemon does not run, and is tried again each second: {why}", role.name())
+            let role = role.name();
+            let text = format!("the {role} daemon does not run, and is tried again each second: {why}");
+            Warning::new(WarningKind::SyncDaemonWaits, role, text)
         })
     }
 
-    /// A sentence for each interface with daemons, whose messages can be forged there, unless they are signed.
-    pub fn unsigned_daemons(&self) -> impl Iterator<Item = String> {
+    /// The warnings about interfaces with daemons, whose messages can be forged there, unless they are signed.
+    pub fn unsigned_daemons(&self) -> impl Iterator<Item = Warning> {
         let daemons = self.state.daemons().iter();
         let interfaces: BTreeSet<_> = daemons.map(|daemon| &*daemon.interface).collect();
-        interfaces.into_iter().map(|interface| match self.has_servers(interface) {
-            true => format!(
-                "synchronization is on {interface}, where real servers can forge its messages; set sync_key_file on \
-                 all directors, or use an interface of theirs alone"
-            ),
-            false => format!(
-                "synchronization on {interface} is not signed: any machine there can forge its messages; set \
-                 sync_key_file on all directors"
-            ),
+        interfaces.into_iter().map(|interface| {
+            let text = match self.has_servers(interface) {
+                true => format!(
+                    "synchronization is on {interface}, where real servers can forge its messages; set sync_key_file on \
+                     all directors, or use an interface of theirs alone"
+                ),
+                false => format!(
+                    "synchronization on {interface} is not signed: any machine there can forge its messages; set \
+                     sync_key_file on all directors"
+                ),
+            };
+            Warning::new(WarningKind::SyncUnsigned, interface, text)
         })
     }
 

@@ -24,6 +24,7 @@ use xvs_proto::mark::merged;
 use xvs_dataplane::snapshot::marks;
 use xvs_dataplane::snapshot::marks::{Marks, Step};
 use xvs_model::objects::mark::MarkRule;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::mark::{Change, Condition, Expected, Test};
 use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix};
@@ -33,8 +34,8 @@ use xvs_proto::{Family, Prefix};
 pub struct CompiledMarks {
     /// The steps for the data plane.
     pub marks: Marks,
-    /// A message about each rule that is not followed, and about chains whose order is unknown.
-    pub unfollowed: Vec<String>,
+    /// The warnings about rules that are not followed, and about chains whose order is unknown.
+    pub unfollowed: Vec<Warning>,
     mark_scopes: Vec<MarkScope>,
 }
 
@@ -103,7 +104,8 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
     bases.retain(|(_, roles, base)| roles.marking.contains(base.chain.as_str()));
     compiler.unfollowed.extend(bases.iter().filter_map(|(.., base)| {
         let why = base.obstacle.as_ref()?;
-        Some(format!("chain «{}» marks packets and is not followed: {why}", base.text))
+        let text = format!("chain «{}» marks packets and is not followed: {why}", base.text);
+        Some(Warning::new(WarningKind::MarkChainNotFollowed, &base.text, text))
     }));
     bases.retain(|(.., base)| base.obstacle.is_none());
     bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
@@ -122,16 +124,17 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
     compiler.finish()
 }
 
-/// A message about two chains that set marks, if it is unknown whether the kernel evaluates them in this order.
-fn ambiguous_order(first: &Base, second: &Base) -> Option<String> {
+/// The warning about two chains that mark, if it is unknown whether the kernel evaluates them in this order.
+fn ambiguous_order(first: &Base, second: &Base) -> Option<Warning> {
     let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
     let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
     (meet && !known).then(|| {
-        format!(
+        let text = format!(
             "chains «{}» and «{}» mark packets at the same priority; xvs evaluates them in this order and does not know the \
              kernel's: give one of them another priority",
             first.text, second.text
-        )
+        );
+        Warning::new(WarningKind::MarkChainOrder, format_args!("{}, {}", first.text, second.text), text)
     })
 }
 
@@ -197,8 +200,8 @@ struct Compiler<'a> {
     steps: Vec<Step>,
     places: Vec<usize>,
     mark_scopes: Vec<MarkScope>,
-    unfollowed: Vec<String>,
-    /// The same texts as a set, to prevent duplicates.
+    unfollowed: Vec<Warning>,
+    /// The rules that have a warning: a rule that is reached twice has one.
     reported: BTreeSet<String>,
     /// The number of visited rules.
     rules_visited: usize,
@@ -293,7 +296,7 @@ impl Compiler<'_> {
         };
         self.is_cut_off = true;
         let rest = format!("mark rule «{}» and all after it are not followed: {why}", rule.text);
-        self.unfollowed.insert(0, rest);
+        self.unfollowed.insert(0, Warning::new(WarningKind::MarkRulesCutOff, &rule.text, rest));
         true
     }
 
@@ -325,9 +328,9 @@ impl Compiler<'_> {
     }
 
     fn report(&mut self, rule: &Rule, why: &str) {
-        let sentence = format!("mark rule «{}» is not followed: {why}", rule.text);
-        if self.reported.insert(sentence.clone()) {
-            self.unfollowed.push(sentence);
+        if self.reported.insert(rule.text.clone()) {
+            let text = format!("mark rule «{}» is not followed: {why}", rule.text);
+            self.unfollowed.push(Warning::new(WarningKind::MarkRuleNotFollowed, &rule.text, text));
         }
     }
 
@@ -370,7 +373,8 @@ impl Compiler<'_> {
         let more = self.unfollowed.len().saturating_sub(SENTENCES_MAX);
         if more > 0 {
             self.unfollowed.truncate(SENTENCES_MAX);
-            self.unfollowed.push(format!("{more} more mark rules are not followed"));
+            let text = format!("{more} more mark rules are not followed");
+            self.unfollowed.push(Warning::new(WarningKind::MarkRuleNotFollowed, "", text));
         }
         CompiledMarks {
             marks: Marks::new(self.steps),
@@ -447,6 +451,7 @@ mod tests {
     use xvs_proto::Protocol;
 
     use proptest::prelude::*;
+    use xvs_model::report::warning::texts;
     use xvs_proto::LinkId;
     use xvs_proto::network::Network;
     use xvs_proto::{Endpoint, FlowKey, Packet};
@@ -542,7 +547,10 @@ mod tests {
         ];
         let compiled = compile(&[table(0, &[("pre", &pre), ("sub", &called)])], &[], &[]);
         assert_eq!(compiled.unfollowed.len(), 1);
-        assert!(compiled.unfollowed[0].contains("one too many") && compiled.unfollowed[0].contains("262144"));
+        assert!(
+            compiled.unfollowed[0].text.contains("one too many")
+                && compiled.unfollowed[0].text.contains("262144")
+        );
         assert_eq!(compiled.networks_of(1, Family::V4).len(), 60_000);
         assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 4, "a rule without a list is still followed");
     }
@@ -558,13 +566,13 @@ mod tests {
         for tables in [[older.clone(), newer.clone()], [newer, older.clone()]] {
             let compiled = compile(&tables, &[], &links());
             assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 1);
-            assert_eq!(compiled.unfollowed, Vec::<String>::new());
+            assert_eq!(texts(&compiled.unfollowed), [""; 0]);
         }
         let unknown = [older.clone(), registered(None, 2)];
         assert_eq!(compile(&unknown, &[], &links()).unfollowed.len(), 1);
         let mut six = registered(None, 2);
         six.bases[0].family = Some(Family::V6);
-        assert_eq!(compile(&[older, six], &[], &links()).unfollowed, Vec::<String>::new());
+        assert_eq!(texts(&compile(&[older, six], &[], &links()).unfollowed), [""; 0]);
     }
 
     #[test]
@@ -592,7 +600,7 @@ mod tests {
             table(1, &[("pre", &[blocked(Action::Drop)])]),
         ];
         let compiled = compile(&tables, &[], &links());
-        assert_eq!(compiled.unfollowed, ["mark rule «a rule» is not followed: because"]);
+        assert_eq!(texts(&compiled.unfollowed), ["mark rule «a rule» is not followed: because"]);
         assert_eq!(mark(&tables, 80), 1);
     }
 
@@ -605,7 +613,7 @@ mod tests {
         table.chains.insert("40".to_owned(), vec![rule(vec![], set(1))]);
         let compiled = compile(&[table], &[], &links());
         assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 1);
-        assert!(compiled.unfollowed[0].contains("4096"), "{:?}", compiled.unfollowed);
+        assert!(compiled.unfollowed[0].text.contains("4096"), "{:?}", compiled.unfollowed);
         assert_eq!(compiled.unfollowed.len(), 1);
     }
 
@@ -614,7 +622,7 @@ mod tests {
         let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
         // The first step is that of the table's family.
         rules.push(rule(vec![], Action::Nothing));
-        assert_eq!(compile(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed, Vec::<String>::new());
+        assert_eq!(texts(&compile(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed), [""; 0]);
         rules.push(rule(vec![], set(2)));
         assert_eq!(compile(&[table(0, &[("pre", &rules)])], &[], &[]).unfollowed.len(), 1);
     }
@@ -633,8 +641,8 @@ mod tests {
         let obstacle = Some("because".to_owned());
         let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
         let compiled = compile(&[harmless(blocked)], &[], &links());
-        assert!(compiled.unfollowed[0].contains("and all after it"), "{:?}", compiled.unfollowed);
-        assert!(compiled.unfollowed[1].contains("because"), "{:?}", compiled.unfollowed);
+        assert!(compiled.unfollowed[0].text.contains("and all after it"), "{:?}", compiled.unfollowed);
+        assert!(compiled.unfollowed[1].text.contains("because"), "{:?}", compiled.unfollowed);
     }
 
     #[test]
@@ -648,8 +656,8 @@ mod tests {
         let sub: Vec<_> = (0..10_000).map(blocked).collect();
         let compiled = compile(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
         assert_eq!(compiled.unfollowed.len(), 101);
-        assert!(compiled.unfollowed[0].contains("rules are before it"), "{}", compiled.unfollowed[0]);
-        assert_eq!(compiled.unfollowed[100], "9901 more mark rules are not followed");
+        assert!(compiled.unfollowed[0].text.contains("rules are before it"), "{}", compiled.unfollowed[0]);
+        assert_eq!(compiled.unfollowed[100].text, "9901 more mark rules are not followed");
     }
 
     #[test]

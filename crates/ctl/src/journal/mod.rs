@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use xvs_model::config::command::Command;
 use xvs_model::objects::Rule;
 use xvs_model::report::setting::Source;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use crate::journal::format::{Entry, Header, line_of};
 use crate::journal::replay::TimeoutsBySource;
@@ -133,14 +134,15 @@ impl Journal {
         self.note_result(written);
     }
 
-    /// A message for the operator, if the last change could not be written.
-    pub fn warning(&self) -> Option<String> {
+    /// The warning that the last change could not be written.
+    pub fn warning(&self) -> Option<Warning> {
         let error = self.failure.as_ref()?;
         let path = self.path.display();
-        Some(format!(
+        let text = format!(
             "{path}: {error}; changes of the configuration run, but are lost if xvsd ends now; make room or correct the \
              directory, and the next change writes all of them"
-        ))
+        );
+        Some(Warning::new(WarningKind::JournalWrite, path, text))
     }
 
     /// Appends to this file from now on.

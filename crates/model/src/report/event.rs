@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::warning::WarningKey;
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -23,6 +25,9 @@ pub struct Event {
     pub what: String,
     /// Why the change was refused; `None`: it was made.
     pub refused: Option<String>,
+    /// The warning that has begun or ended; `None`: the event concerns none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<WarningKey>,
 }
 
 /// A process that requested a change.

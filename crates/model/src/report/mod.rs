@@ -15,3 +15,4 @@ pub mod setting;
 pub mod status;
 pub mod traffic;
 pub mod unanswered;
+pub mod warning;

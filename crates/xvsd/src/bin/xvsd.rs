@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // The fault may be a refused call that the control thread has not reported yet.
-            seccomp::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+            seccomp::warnings().for_each(|warning| tracing::warn!("{warning}"));
             let lasting = match error.downcast_ref() {
                 // A certificate may be being renewed: a supervisor tries again.
                 Some(ConfigError::Credentials(_)) => false,

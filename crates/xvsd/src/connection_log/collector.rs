@@ -201,7 +201,7 @@ mod tests {
         shutdown(&collector.open.as_ref().unwrap().socket, Shutdown::Write).unwrap();
         collector.send(&[example(); 60], DATES, &sink);
         assert_eq!(counted(), (1, 60), "in four messages");
-        assert!(sink.warning().unwrap().contains("Broken pipe"), "{:?}", sink.warning());
+        assert!(sink.warning().unwrap().text.contains("Broken pipe"), "{:?}", sink.warning());
         collector.send(&[example()], DATES, &sink);
         assert_eq!(counted(), (1, 61), "before the next attempt");
         collector.retry = None;

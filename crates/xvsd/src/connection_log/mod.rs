@@ -25,6 +25,7 @@ use xvs_ctl::config::connection_log::ConnectionLog as Section;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::log::{ConnectionLog, LogRecord};
 use xvs_model::report::status::ConnectionLogStatus;
+use xvs_model::report::warning::Warning;
 
 use self::collector::Collector;
 use self::dates::Dates;
@@ -58,7 +59,7 @@ impl Logged {
     }
 
     /// The warnings while records cannot be written.
-    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = Warning> {
         self.file.iter().chain(&self.collector).filter_map(|sink| sink.warning())
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_model::report::status::LogSinkStatus;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use crate::lock::lock;
 
@@ -48,10 +49,11 @@ impl Sink {
     }
 
     /// The warning while records are lost.
-    pub(super) fn warning(&self) -> Option<String> {
+    pub(super) fn warning(&self) -> Option<Warning> {
         let fault = lock(&self.fault).clone()?;
         let lost = self.lost.load(Relaxed);
-        Some(format!("connection_log: {} is not written, {lost} records are lost: {fault}", self.name))
+        let text = format!("connection_log: {} is not written, {lost} records are lost: {fault}", self.name);
+        Some(Warning::new(WarningKind::ConnectionLog, &self.name, text))
     }
 
     pub(super) fn status(&self) -> LogSinkStatus {

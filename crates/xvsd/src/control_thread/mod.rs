@@ -28,6 +28,7 @@ use xvs_model::protocol::request::Access;
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::setting::Source;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::LinkId;
 use xvs_proto::network::{LinkKind, Network};
 use xvs_xdp::card::short_packets;
@@ -104,27 +105,18 @@ pub(crate) struct ControlThread {
     /// Earliest time of the next look at what interfaces refuse.
     losses_after: Instant,
     pub(crate) shared: Arc<Shared>,
-    warnings: Warnings,
+    /// Policy rules and routes that are not followed, and bonds and bridges that cannot be used.
+    network_warnings: Vec<Warning>,
+    /// Mark rules that could not be read.
+    mark_warnings: Vec<Warning>,
+    /// Why an interface that is back, or joined a bond, is not attached.
+    attach_warnings: Vec<Warning>,
     /// Before the workers are started.
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
     /// Ended before the workers.
     pub(crate) sweeping: Option<Sweeping>,
     /// The removals for which the sweeper was woken.
     removals: u64,
-}
-
-/// Sentences for the operator, by source.
-#[derive(Default)]
-struct Warnings {
-    network: Vec<String>,
-    /// Mark rules that could not be read.
-    netfilter: Vec<String>,
-    /// Why an interface that is back, or joined a bond, is not attached.
-    attaching: Vec<String>,
-    /// Changed settings of interfaces that the workers' sockets do not fit.
-    settings: Vec<String>,
-    /// Warnings of the control plane itself.
-    control: Vec<String>,
 }
 
 impl ControlThread {
@@ -157,7 +149,9 @@ impl ControlThread {
             not_attached: None,
             settings_after: now,
             shared,
-            warnings: Warnings::default(),
+            network_warnings: Vec::new(),
+            mark_warnings: Vec::new(),
+            attach_warnings: Vec::new(),
             start: None,
             sweeping: None,
             removals: 0,
@@ -200,22 +194,8 @@ impl ControlThread {
         if mem::replace(&mut self.removals, removals) != removals {
             self.sweeping.iter().for_each(Sweeping::wake);
         }
-        let unconfirmed = self.control.unconfirmed_until();
         if let Err(error) = self.control.tick(self.shared.now()) {
             tracing::error!("{error}");
-        }
-        let mut warnings = self.control.warnings();
-        warnings.extend(self.control.datapath().daemons.faults());
-        if !self.control.datapath().daemons.have_key() {
-            warnings.extend(self.control.unsigned_daemons());
-        }
-        warnings.extend(seccomp::warnings());
-        let is_current = self.warnings.control == warnings
-            && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
-            && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
-        if self.control.unconfirmed_until() != unconfirmed || !is_current {
-            self.warnings.control = warnings;
-            self.update_warnings();
         }
         self.shared.sample_history();
         self.shared.record_last_hour();
@@ -225,6 +205,7 @@ impl ControlThread {
         self.confirm_neighbours();
         self.control.datapath().retry_refused();
         self.follow_losses();
+        self.update_facts();
     }
 
     /// Answers a request of this client, or of xvsd itself, and records what it changes.
@@ -247,7 +228,7 @@ impl ControlThread {
         let changes = changes(request, &answer);
         self.shared.events.record_all(Kind::Change, self.control.epoch(), requester, changes);
         if request.access() == Access::Change {
-            self.update_warnings();
+            self.update_facts();
         }
         answer
     }
@@ -255,7 +236,7 @@ impl ControlThread {
     /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.
     pub(crate) fn reload(&mut self, new: Reloaded) -> Vec<String> {
         let undone = self.control.reload(new, self.shared.now());
-        self.update_warnings();
+        self.update_facts();
         undone
     }
 
@@ -315,39 +296,45 @@ impl ControlThread {
         }
         let interfaces = facts.interfaces.clone();
         drop(facts);
-        self.warnings.network = bonds::warnings(&interfaces, &view.network.links);
-        self.warnings.network.extend(view.warnings.iter().map(Notice::to_string));
-        self.update_warnings();
+        self.network_warnings = bonds::warnings(&interfaces, &view.network.links);
+        self.network_warnings.extend(noticed(WarningKind::RoutingNotFollowed, &view.warnings));
+        self.update_facts();
     }
 
     fn update_mark_rules(&mut self, found: KernelMarkRules) {
         if let Err(error) = self.control.set_tables(found.tables) {
             tracing::error!("change of the kernel's mark rules: {error}");
         }
-        self.warnings.netfilter = found.warnings.iter().map(Notice::to_string).collect();
-        self.update_warnings();
+        self.mark_warnings = noticed(WarningKind::MarkRulesUnread, &found.warnings).collect();
     }
 
-    /// Updates warnings, drift and the time left to confirm rules; logs warnings that begin or end.
-    fn update_warnings(&mut self) {
-        let Warnings { network, netfilter, attaching, settings, control } = &self.warnings;
-        let mut warnings =
-            [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
-        warnings.extend(self.control.datapath().not_reserved.clone());
-        warnings.extend_from_slice(&self.control.datapath().workers.not_redirected);
-        let workers = &mut self.control.datapath().workers;
-        warnings.extend_from_slice(&workers.not_pinned);
-        warnings.extend(workers.not_zero_copy());
-        warnings.extend_from_slice(&workers.not_driven);
-        let mut facts = self.shared.facts_mut();
-        let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
-        new.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let ended: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
-        ended.iter().for_each(|warning| tracing::info!("over: {warning}"));
-        for (kind, all) in [(Kind::Warning, new), (Kind::Over, ended)] {
-            let all = all.into_iter().map(|warning| (warning.clone(), None));
-            self.shared.events.record_all(kind, self.control.epoch(), None, all);
+    /// All warnings of this thread, in the order of `xvs status`.
+    fn warnings(&mut self) -> Vec<Warning> {
+        let mut all: Vec<_> = self.control.datapath().workers.unfit_warnings().cloned().collect();
+        for warnings in [&self.network_warnings, &self.mark_warnings, &self.attach_warnings] {
+            all.extend_from_slice(warnings);
         }
+        all.extend(self.control.warnings());
+        all.extend(self.control.datapath().daemons.warnings());
+        if !self.control.datapath().daemons.have_key() {
+            all.extend(self.control.unsigned_daemons());
+        }
+        all.extend(seccomp::warnings());
+        all.extend_from_slice(self.control.unfollowed());
+        let SystemDatapath { not_reserved, workers, .. } = self.control.datapath();
+        all.extend(not_reserved.clone());
+        all.extend_from_slice(&workers.not_redirected);
+        all.extend_from_slice(&workers.not_pinned);
+        all.extend(workers.not_zero_copy());
+        all.extend_from_slice(&workers.not_driven);
+        all
+    }
+
+    /// Updates warnings, drift, settings and the time left to confirm rules; logs warnings that begin or end.
+    fn update_facts(&mut self) {
+        let warnings = self.warnings();
+        let mut facts = self.shared.facts_mut();
+        self.shared.events.record_warnings(self.control.epoch(), &facts.warnings, &warnings);
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_lines());
         facts.settings.clone_from(self.control.settings_in_force());
@@ -376,7 +363,7 @@ impl ControlThread {
                 let wanted = workers.attached_at(like).wanted();
                 workers.attach(*index, name, wanted, steering)
             }
-            None if !workers.paused && self.warnings.attaching.is_empty() => return,
+            None if !workers.paused && self.attach_warnings.is_empty() => return,
             None => Ok(()),
         };
         let links = workers.links();
@@ -396,12 +383,16 @@ impl ControlThread {
         });
         // The next time it is the turn of the next one.
         self.not_attached = next.map(|(_, (name, _))| name).filter(|_| attached.is_err());
-        let errors = [attached, resumed].into_iter().filter_map(Result::err);
-        self.warnings.attaching = errors.map(|error| error.to_string()).collect();
-        if !self.warnings.attaching.is_empty() {
+        let refused = attached.err().map(|error| {
+            let name = self.not_attached.as_deref().unwrap_or_default();
+            Warning::new(WarningKind::AttachFailed, name, error.to_string())
+        });
+        let paused =
+            resumed.err().map(|error| Warning::new(WarningKind::WorkersPaused, "", error.to_string()));
+        self.attach_warnings = refused.into_iter().chain(paused).collect();
+        if !self.attach_warnings.is_empty() {
             self.attach_after = now + RETRY_ATTACHING;
         }
-        self.update_warnings();
     }
 
     /// The place of an interface with the settings of this one: itself, or another member of the bond that it joined.
@@ -487,11 +478,6 @@ impl ControlThread {
                 self.shared.events.record(Kind::Link, epoch, event);
             }
         }
-        let warnings: Vec<_> = workers.unfit_warnings().cloned().collect();
-        if self.warnings.settings != warnings {
-            self.warnings.settings = warnings;
-            self.update_warnings();
-        }
     }
 
     /// Resolves next hops that packets wait for, at most once in [`UNRESOLVED_INTERVAL`].
@@ -534,6 +520,11 @@ impl ControlThread {
             tracing::warn!("{refused}");
         }
     }
+}
+
+/// Notices of the machine's kernel as warnings of this kind.
+fn noticed(kind: WarningKind, notices: &[Notice]) -> impl Iterator<Item = Warning> {
+    notices.iter().map(move |Notice { object, text }| Warning::new(kind, object, text))
 }
 
 /// Whether a time is over; then it is over again after this interval.

@@ -22,6 +22,7 @@ use xvs_host::state_directory::Others;
 use xvs_host::{memory, netfilter};
 use xvs_model::protocol::question::ControlRequest;
 use xvs_model::report::status::InterfaceStatus;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
@@ -176,7 +177,7 @@ fn attach(
     config: &Config,
     clock: &Clock,
     others: Others,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
     // Another mode takes effect with a successor, which has separate maps.
@@ -190,7 +191,7 @@ fn attach(
     let (pins, no_hold) = match pins::open(config, others) {
         Ok(pins) => (pins, None),
         Err(error) if takes_over => return Err(DaemonError::TakeOver(error.to_string())),
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(Warning::new(WarningKind::ProgramNotPinned, "", error.to_string()))),
     };
     let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
     steering.hold().set(length, clock.elapsed());
@@ -220,7 +221,7 @@ fn open_table(
     config: &Config,
     workers: &Workers,
     others: Others,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<KeptState, DaemonError> {
     let table = TableConfig {
         capacity: config.conn_table_size,
@@ -242,7 +243,7 @@ fn offloading(
     config: &Config,
     steering: &Steering,
     entries: usize,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Option<Offloading> {
     if config.offload == OffloadMode::Off {
         return None;
@@ -251,9 +252,10 @@ fn offloading(
     let started =
         Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
     let refused = started.as_ref().err().map(|error| {
-        format!(
+        let text = format!(
             "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
-        )
+        );
+        Warning::new(WarningKind::Offload, "", text)
     });
     warnings.extend(refused);
     started.ok()

@@ -121,7 +121,7 @@ impl Record {
             host: host_name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             warning_count: warnings.len() as u64,
-            warnings: warnings.into_iter().take(WARNINGS).map(|warning| cut(warning).into()).collect(),
+            warnings: warnings.into_iter().take(WARNINGS).map(|warning| cut(warning.text).into()).collect(),
             connections: shared.fill().0 as u64,
             rates,
             ..figures

@@ -19,8 +19,10 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::duration;
 use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::protocol::request::Verdict;
-use xvs_model::report::event::{Kind, Requester};
+use xvs_model::report::event::Requester;
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
+use xvs_model::report::warning::Warning;
+use xvs_model::report::warning::WarningKind::*;
 
 use crate::fleet::answer::cut;
 use crate::fleet::etcd::{Etcd, EtcdError, Keys};
@@ -29,7 +31,7 @@ use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
 use crate::fleet::record::{Record, director_of};
 use crate::fleet::settling::Settling;
-use crate::fleet_view::FleetView;
+use crate::fleet_view::{FleetView, State};
 use crate::handle::Handle;
 
 /// Maximum duration of a trial. `xvs` requests no longer one; other programs may write the key with a lease of any
@@ -67,8 +69,6 @@ pub(super) struct Follower {
     unwritten: Option<String>,
     /// Whether rules wait because others, applied by hand, wait to be confirmed.
     is_held_up: bool,
-    /// The present warnings, each with what it is about.
-    warnings: Vec<(String, String)>,
     settling: Settling,
 }
 
@@ -108,7 +108,6 @@ impl Follower {
             silent: None,
             unwritten: None,
             is_held_up: false,
-            warnings: Vec::new(),
             settling: Settling::default(),
         }
     }
@@ -306,20 +305,8 @@ impl Follower {
     fn show(&mut self) {
         let warnings = self.found_warnings();
         let shared = self.daemon.shared();
-        for (kind, all, others) in
-            [(Kind::Warning, &warnings, &self.warnings), (Kind::Over, &self.warnings, &warnings)]
-        {
-            let new = all.iter().filter(|(about, _)| !others.iter().any(|(other, _)| other == about));
-            let lines: Vec<_> = new.map(|(_, warning)| (warning.clone(), None)).collect();
-            for (line, _) in &lines {
-                match kind {
-                    Kind::Warning => tracing::warn!("{line}"),
-                    _ => tracing::info!("over: {line}"),
-                }
-            }
-            shared.events.record_all(kind, shared.published.load().epoch, None, lines);
-        }
-        self.warnings = warnings;
+        let epoch = shared.published.load().epoch;
+        shared.events.record_warnings(epoch, &self.view.state().warnings, &warnings);
         let present = self.present();
         let director = present.name.raw().to_owned();
         let mut directors: Vec<_> =
@@ -337,19 +324,20 @@ impl Follower {
             silent: self.silent.clone(),
             rules: self.keys.seen.rules,
             trial,
-            warnings: self.warnings.iter().map(|(_, warning)| warning.clone()).collect(),
+            // Those of the state.
+            warnings: Vec::new(),
             directors,
             settling: Vec::new(),
         };
         report.settling = self.settling.look(&report, Instant::now());
         let mut state = self.view.state();
-        (state.report, state.looked) = (report, Instant::now());
+        *state = State { report, warnings, looked: Instant::now() };
     }
 
-    /// The present warnings, each with what it is about: while that is the same, it is the same warning.
-    fn found_warnings(&self) -> Vec<(String, String)> {
+    /// The present warnings.
+    fn found_warnings(&self) -> Vec<Warning> {
         let mut all = Vec::new();
-        let mut warn = |about: &str, warning: String| all.push((about.to_owned(), warning));
+        let mut warn = |kind, object: &str, text| all.push(Warning::new(kind, object, text));
         let Self { fleet, director, .. } = self;
         let seen = self.keys.seen;
         let (services, _) = self.daemon.shared().published.load().configured();
@@ -361,10 +349,10 @@ impl Follower {
         if let Some(Silence { why, seconds }) = &self.silent {
             let time = duration::in_words(*seconds);
             let step = "start it there, or correct `etcd` in [fleet] of xvs.toml";
-            warn("silent", format!("etcd has not answered for {time}, and {stays}: {why}; {step}"));
+            warn(EtcdSilent, "", format!("etcd has not answered for {time}, and {stays}: {why}; {step}"));
         } else if seen.rules.is_none() && seen.trial.is_none() {
             let step = "`xvs fleet apply FILE` writes them";
-            warn("none", format!("etcd has no rules for fleet {fleet}, and {stays}; {step}"));
+            warn(FleetRulesMissing, "", format!("etcd has no rules for fleet {fleet}, and {stays}; {step}"));
         }
         if let Some(refused) = self.followed.refused() {
             let revision = refused.revision;
@@ -373,7 +361,8 @@ impl Follower {
                 None => "the former ones stay".to_owned(),
             };
             warn(
-                &format!("refused {revision}"),
+                FleetRulesRefused,
+                &revision.to_string(),
                 format!(
                     "the rules of revision {revision} in etcd are refused, and {stays} in force: {}; correct that, and \
                      `xvs fleet apply FILE`",
@@ -384,13 +373,15 @@ impl Follower {
         if self.is_held_up {
             let step = "`xvs confirm` or `xvs confirm --take-back` ends that";
             warn(
-                "held up",
+                FleetRulesWait,
+                "",
                 format!("new rules in etcd wait, because rules applied by hand wait to be confirmed; {step}"),
             );
         }
         if let Some((before, after)) = self.followed.rolled_back {
             warn(
-                "rolled back",
+                FleetRolledBack,
+                "",
                 format!(
                     "etcd was restored from a backup, or is another one: it had revision {before} and then {after}; its \
                      rules are in force as they are there now; `xvs fleet apply FILE` writes the newest"
@@ -399,7 +390,8 @@ impl Follower {
         }
         for other in self.record.of_same_name(&self.keys.directors) {
             warn(
-                &format!("name {}", other.instance),
+                FleetNameTaken,
+                &other.instance.to_string(),
                 format!(
                     "another director of fleet {fleet} has the name {director} too, on {}; give one of them another name: \
                      `director` in [fleet] of xvs.toml",
@@ -409,7 +401,8 @@ impl Follower {
         }
         if let Some(why) = &self.unwritten {
             warn(
-                "unwritten",
+                FleetRecordUnwritten,
+                "",
                 format!(
                     "other directors do not see this one as it is, because its record is not written: {why}"
                 ),

@@ -32,6 +32,7 @@ use xvs_model::objects::list_file::ListFile;
 use xvs_model::protocol::question;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
+use xvs_model::report::warning::Warning;
 
 use crate::date::date_millis;
 use crate::fleet::check_files;
@@ -305,7 +306,7 @@ impl Reloader {
     }
 
     /// The warnings about interfaces that packets of services pass and that are not attached any more.
-    fn unattached(&self, old: &Config, new: &Config) -> Vec<String> {
+    fn unattached(&self, old: &Config, new: &Config) -> Vec<Warning> {
         let shared = self.daemon.shared();
         let (network, snapshot) = (shared.facts().network, shared.published.load());
         let servers = || {

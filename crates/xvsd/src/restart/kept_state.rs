@@ -27,6 +27,7 @@ use xvs_dataplane::snapshot::{Counts, DestinationId};
 use xvs_host::notice::Notice;
 use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::HashSecret;
 
 use crate::daemon::take_over::TakeOver;
@@ -38,8 +39,8 @@ pub(crate) struct KeptState {
     pub(crate) table: PreparedTable,
     /// The directory; `None` if nothing outlives the process.
     pub(crate) directory: Option<StateDirectory>,
-    /// Sentences for the operator.
-    pub(crate) warnings: Vec<String>,
+    /// The warnings about them, which stay.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl KeptState {
@@ -61,7 +62,8 @@ impl KeptState {
             }
             (None, None) => return Self::in_memory(table, Vec::new()),
             (None, Some(over)) if table.memory != Memory::Resident => {
-                return Self::in_memory(table, vec![format!("once the table is full: {over}")]);
+                let text = format!("once the table is full: {over}");
+                return Self::in_memory(table, vec![Warning::new(WarningKind::MemoryLimit, "", text)]);
             }
             // In files all of it is allocated at once.
             (Some(_), Some(over)) if table.memory != Memory::Resident && may_do_without => {
@@ -89,12 +91,14 @@ impl KeptState {
             }
         };
         table.numbers = Some(numbers(&directory)?);
-        warnings.extend(directory.all_set_aside().iter().map(Notice::to_string));
+        for Notice { object, text } in directory.all_set_aside() {
+            warnings.push(Warning::new(WarningKind::FileSetAside, object, text));
+        }
         Ok(Self { table, directory: Some(directory), warnings })
     }
 
     /// A new table that does not outlive the process.
-    fn in_memory(table: TableConfig, warnings: Vec<String>) -> Result<Self, DaemonError> {
+    fn in_memory(table: TableConfig, warnings: Vec<Warning>) -> Result<Self, DaemonError> {
         let table = Table::create(table).map_err(system("the connection table"))?;
         let table = PreparedTable { source: Origin::New(table), numbers: None };
         Ok(Self { table, directory: None, warnings })
@@ -105,7 +109,7 @@ impl KeptState {
         directory: &StateDirectory,
         config: TableConfig,
         others: Others,
-    ) -> Result<(Origin, Vec<String>), DaemonError> {
+    ) -> Result<(Origin, Vec<Warning>), DaemonError> {
         let boot = Boot(boot::id().map_err(|error| failed(directory, error))?);
         let mut warnings = Vec::new();
         let files =
@@ -125,10 +129,11 @@ impl KeptState {
             (Err(AdoptError::Refused(_)), Others::Ended) if is_new => None,
             (Err(AdoptError::Refused(why)), Others::Ended) => {
                 let path = directory.path().join(CONNECTIONS);
-                warnings.push(format!(
-                    "xvsd has begun with an empty connection table, because that of {} is refused: {why}",
-                    path.display()
-                ));
+                let path = path.display();
+                let text = format!(
+                    "xvsd has begun with an empty connection table, because that of {path} is refused: {why}"
+                );
+                warnings.push(Warning::new(WarningKind::TableRefused, path, text));
                 None
             }
             (Err(AdoptError::Kernel(error)), _) => return Err(failed(directory, error).into()),
@@ -340,8 +345,9 @@ impl SurveyedTable {
 }
 
 /// The warning that goes with a table in memory.
-fn without(error: &dyn Display) -> String {
-    format!("a restart of xvsd will lose all connections: state_directory: {error}")
+fn without(error: &dyn Display) -> Warning {
+    let text = format!("a restart of xvsd will lose all connections: state_directory: {error}");
+    Warning::new(WarningKind::StateDirectory, "", text)
 }
 
 fn numbers(directory: &StateDirectory) -> Result<Numbers, StateDirectoryError> {
@@ -378,6 +384,7 @@ mod tests {
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::question::ControlRequest;
     use xvs_model::report::setting::Source;
+    use xvs_model::report::warning::texts;
     use xvs_proto::{Endpoint, HashSecret, Protocol};
     use xvs_sched::{ForwardingMethod, Load};
 
@@ -404,7 +411,8 @@ mod tests {
         let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
         let kept = KeptState::open(&config, table, None, Others::Ended).unwrap();
         let secret = kept.table.secret().0;
-        let KeptState { table, directory, mut warnings } = kept;
+        let KeptState { table, directory, warnings } = kept;
+        let mut warnings = texts(&warnings);
         let directory = directory.unwrap();
         let found = &table.numbers.as_ref().unwrap().found;
         let [destinations, services] = [found.numbers().count() > 0, found.services().count() > 0];
@@ -487,7 +495,10 @@ mod tests {
         chown(&parent, Some(65534), None).unwrap();
         let KeptState { directory, warnings, .. } = open();
         let step = format!("else `rm -r {}`; then restart xvsd", parent.display());
-        assert!(directory.is_none() && warnings.len() == 1 && warnings[0].contains(&step), "{warnings:?}");
+        assert!(
+            directory.is_none() && warnings.len() == 1 && warnings[0].text.contains(&step),
+            "{warnings:?}"
+        );
         fs::remove_dir_all(&parent).unwrap();
         let KeptState { directory, warnings, .. } = open();
         assert!(directory.is_some() && warnings.is_empty(), "{warnings:?}");
@@ -513,7 +524,7 @@ mod tests {
         let table = TableConfig { capacity: 1024, workers: 1, memory };
         let kept = KeptState::open(&config, table, Some(over), others).map_err(|error| error.to_string())?;
         assert!(kept.directory.is_none());
-        Ok(kept.warnings)
+        Ok(texts(&kept.warnings))
     }
 
     fn empty_control() -> Control<MemoryDatapath> {

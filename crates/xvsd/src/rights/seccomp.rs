@@ -16,6 +16,7 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
 };
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_xdp::refused_calls;
 
 /// The role of a thread, which determines the calls that it may use. Its number is also that of its counters.
@@ -304,15 +305,15 @@ fn call_name(number: usize) -> String {
 }
 
 /// A warning for each call that was refused to a kind of threads.
-pub fn warnings() -> Vec<String> {
-    let warnings = refused().map(|Refused { kind, call, .. }| {
-        format!(
-            "a thread of the kind {} was refused the system call {call} ({ARCH}), which xvsd does not use; report it, and \
-             see docs/rights.md, «System calls»",
-            kind.name()
-        )
-    });
-    warnings.collect()
+pub fn warnings() -> impl Iterator<Item = Warning> {
+    refused().map(|Refused { kind, call, .. }| {
+        let kind = kind.name();
+        let text = format!(
+            "a thread of the kind {kind} was refused the system call {call} ({ARCH}), which xvsd does not use; report it, \
+             and see docs/rights.md, «System calls»"
+        );
+        Warning::new(WarningKind::SystemCallRefused, format_args!("{kind} {call}"), text)
+    })
 }
 
 #[cfg(test)]
@@ -381,9 +382,9 @@ mod tests {
             counts(),
             [of(Control, "socket", 1), chroot, of(Reader, "execve", 2), of(Worker, "openat", 2),]
         );
-        let warnings = warnings();
+        let warnings: Vec<_> = warnings().collect();
         let first = "a thread of the kind control was refused the system call socket (";
-        assert!(warnings.len() == 4 && warnings[0].starts_with(first), "{warnings:?}");
+        assert!(warnings.len() == 4 && warnings[0].text.starts_with(first), "{warnings:?}");
     }
 
     #[test]

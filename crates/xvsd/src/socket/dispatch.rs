@@ -116,7 +116,7 @@ impl Handler for Dispatch {
             Request::Explain(question) => Reply::Explained(Box::new(explained(shared, &question)?)),
             Request::Examine => {
                 let warnings = status::warnings(shared, shared.health().as_ref());
-                Reply::Examined(daemon_facts(shared, warnings))
+                Reply::Examined(daemon_facts(shared, &warnings))
             }
             Request::EndConnections(filter) => {
                 Reply::Ended(end_connections(daemon, &filter, EndMode::Silent, peer))

@@ -2,11 +2,12 @@
 
 use xvs_dataplane::snapshot::MssClamp;
 use xvs_model::report::daemon_facts::DaemonFacts;
+use xvs_model::report::warning::{Warning, texts};
 
 use crate::shared::Shared;
 
 /// The current facts of the daemon. Reads no memory that workers write often.
-pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFacts {
+pub(crate) fn daemon_facts(shared: &Shared, warnings: &[Warning]) -> DaemonFacts {
     let facts = shared.facts();
     let snapshot = shared.published.load();
     let now = shared.now();
@@ -26,6 +27,6 @@ pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFact
         }
         .to_owned(),
         path_mtus: learnt.collect(),
-        warnings,
+        warnings: texts(warnings),
     }
 }

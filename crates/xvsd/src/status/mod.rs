@@ -29,6 +29,7 @@ use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{
     Drops, Level, OffloadStatus, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
 };
+use xvs_model::report::warning::{Warning, texts};
 use xvs_sched::ServiceKey;
 
 use crate::connection_log::Logged;
@@ -54,12 +55,12 @@ struct Readings<'a> {
     recent_cards: Vec<CardLosses>,
     troubles: Troubles,
     /// The warnings about interfaces that are not attached.
-    unattached: Vec<String>,
+    unattached: Vec<Warning>,
     health: Option<&'a HealthReport>,
     /// The warnings about the rules in etcd.
-    fleet: Vec<String>,
+    fleet: Vec<Warning>,
     /// The warnings about the log, and about that of connections.
-    logs: Vec<String>,
+    logs: Vec<Warning>,
     live: usize,
     size: usize,
 }
@@ -151,7 +152,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let (services, destinations) = snapshot.configured();
     StatusReport {
         state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
-        warnings,
+        warnings: texts(&warnings),
         host: host_name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.started.until(now).as_secs(),
@@ -191,7 +192,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
 }
 
 /// The warnings of the [`report`] alone.
-pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
+pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<Warning> {
     Readings::take(shared, health).warnings()
 }
 

@@ -6,6 +6,7 @@
 pub(super) mod health;
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use xvs_dataplane::egress::Path;
@@ -15,8 +16,10 @@ use xvs_host::network::card::CardLosses;
 use xvs_ipvsadm::fallback_command;
 use xvs_model::report::health::{HealthReport, VirtualServerHealth};
 use xvs_model::report::response::{ResponseTimes, short_time};
-use xvs_model::report::status::InterfaceStatus;
+use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
+use xvs_model::report::warning::Warning;
+use xvs_model::report::warning::WarningKind::{self, *};
 use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, Reserved, ServiceKey};
@@ -28,22 +31,26 @@ use crate::status::{Readings, percent};
 
 impl Readings<'_> {
     /// All warnings, in the order of their importance.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self) -> Vec<Warning> {
         let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
         warnings.extend(self.unattached.iter().cloned());
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(self.troubles.unusable_warnings(self.health));
-        warnings.extend(self.troubles.refused_warnings());
-        warnings.extend(self.troubles.unreachable_warnings());
+        let Troubles { refused, unreachable, unanswered, slow, .. } = &self.troubles;
+        let more = "real servers keep their share of a hash without getting connections; see `xvsadm -Ln`";
+        warnings.extend(of_servers(HashShareRefused, refused, more));
+        let more = "real servers cannot be reached; see `ip route`, `ip neigh`";
+        warnings.extend(of_servers(ServerUnreachable, unreachable, more));
         warnings.extend(unchecked_warnings(self.health));
         warnings.extend(agent_warnings(self.health));
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(vrf_warnings(&self.snapshot, &self.facts.network));
-        warnings.extend(self.troubles.unanswered_warnings());
-        warnings.extend(self.troubles.slow_warnings());
+        warnings.extend(unanswered_warnings(unanswered));
+        let more = "real servers reply much later than the others of their service; see `xvs top`";
+        warnings.extend(of_servers(ServerSlow, slow, more));
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(mark_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
@@ -55,7 +62,7 @@ impl Readings<'_> {
         let cards = self.facts.interfaces.iter().zip(&self.recent_cards);
         warnings.extend(cards.flat_map(|(interface, lost)| card_warnings(interface, lost)));
         warnings.extend(self.facts.start_warnings.iter().cloned());
-        warnings.extend(xvs_helper::client::warning());
+        warnings.extend(xvs_helper::client::warning().map(|text| Warning::new(Helper, "", text)));
         warnings.extend(self.facts.warnings.iter().cloned());
         warnings.extend(self.fleet.iter().cloned());
         warnings.extend(self.logs.iter().cloned());
@@ -68,17 +75,18 @@ impl Readings<'_> {
 pub(super) struct Troubles {
     /// Services without a usable real server, each with the reason.
     pub(super) unusable: Vec<(ServiceKey, &'static str)>,
-    /// Real servers that get no new connections, although their service's hash assigns clients only to them, each with
-    /// the rest of the sentence.
-    refused: Vec<(ServiceKey, Endpoint, String)>,
-    /// Real servers that cannot be reached, of services that have others, each with the reason.
-    unreachable: Vec<(ServiceKey, Endpoint, &'static str)>,
+    /// Real servers that get no new connections, although their service's hash leads clients to them alone.
+    refused: Vec<ServerTrouble<String>>,
+    /// Real servers that cannot be reached, of services that have others.
+    unreachable: Vec<ServerTrouble<&'static str>>,
     /// Real servers that can be reached as far as is known, and answer no client.
     unanswered: Vec<Unanswered>,
-    /// Real servers that take much longer than the others of their service, with the medians in microseconds: their own
-    /// and that of the others.
-    slow: Vec<(ServiceKey, Endpoint, [u64; 2])>,
+    /// Real servers that take much longer than the others of their service.
+    slow: Vec<ServerTrouble<String>>,
 }
+
+/// A real server of a service, with the rest of the sentence about it.
+type ServerTrouble<W> = (ServiceKey, Endpoint, W);
 
 impl Troubles {
     /// The warnings of all services. `silent` are the real servers whose next hop has not answered for some seconds.
@@ -89,15 +97,17 @@ impl Troubles {
             let unusable = report.why_unusable(|server| server.lasting_obstacle(silent));
             troubles.unusable.extend(unusable.map(|why| (key, why)));
             if unusable.is_none() {
-                let refused = refused_by_hash(&report).map(|(endpoint, what)| (key, endpoint, what));
-                troubles.refused.extend(refused);
+                troubles.refused.extend(refused_by_hash(&report));
             }
-            troubles.slow.extend(slow(&report).map(|(endpoint, medians)| (key, endpoint, medians)));
+            troubles.slow.extend(slow(&report));
             for server in &report.servers {
-                let why = match server.lasting_obstacle(silent) {
-                    Some(Obstacle::NoRoute) => "has no route by an attached interface; see `ip route`",
+                let what = match server.lasting_obstacle(silent) {
+                    Some(Obstacle::NoRoute) => {
+                        "gets clients, who get no answer: it has no route by an attached interface; see `ip route`"
+                    }
                     Some(Obstacle::NoNeighbour) => {
-                        "has a next hop that does not answer; see `ip neigh`, and whether it runs"
+                        "gets clients, who get no answer: it has a next hop that does not answer; see `ip neigh`, and \
+                         whether it runs"
                     }
                     Some(_) => continue,
                     None => {
@@ -106,7 +116,7 @@ impl Troubles {
                     }
                 };
                 if unusable.is_none() {
-                    troubles.unreachable.push((key, server.member.endpoint, why));
+                    troubles.unreachable.push((key, server.member.endpoint, what));
                 }
             }
         }
@@ -121,49 +131,41 @@ impl Troubles {
 
     /// The warnings about services without a usable real server. A service of a virtual server without quorum is left
     /// out: the virtual server has a warning.
-    fn unusable_warnings(&self, health: Option<&HealthReport>) -> Vec<String> {
+    fn unusable_warnings(&self, health: Option<&HealthReport>) -> Vec<Warning> {
         let lost: HashSet<_> = without_quorum(health).flat_map(VirtualServerHealth::keys).collect();
         let others: Vec<_> = self.unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
         let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
-        first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
-    }
-
-    fn refused_warnings(&self) -> Vec<String> {
-        let warnings =
-            self.refused.iter().map(|(service, endpoint, what)| format!("{service}: {endpoint} {what}"));
-        first_of(
-            warnings,
-            "real servers keep their share of a hash without getting connections; see `xvsadm -Ln`",
-        )
-    }
-
-    fn unreachable_warnings(&self) -> Vec<String> {
-        let warnings = self.unreachable.iter().map(|(service, endpoint, why)| {
-            format!("{service}: {endpoint} gets clients, who get no answer: it {why}")
-        });
-        first_of(warnings, "real servers cannot be reached; see `ip route`, `ip neigh`")
-    }
-
-    fn unanswered_warnings(&self) -> Vec<String> {
-        let more = "real servers answer no client; see `xvs top`";
-        first_of(self.unanswered.iter().map(Unanswered::warning), more)
-    }
-
-    fn slow_warnings(&self) -> Vec<String> {
-        let warnings = self.slow.iter().map(|(service, endpoint, medians)| {
-            let [own, others] = medians.map(short_time);
-            format!(
-                "{service}: {endpoint} takes {own} until its first reply, the others of the service {others} (medians of \
-                 the last full minute); see its load and the path to it, and `xvs top`"
-            )
-        });
-        first_of(warnings, "real servers reply much later than the others of their service; see `xvs top`")
+        let each = others.iter().map(|(service, why)| (service, format!("{service} {why}")));
+        first_of(NoUsableServer, each, more)
     }
 }
 
-/// The real servers of a service whose share of a hash table has no usable real server, with the rest of the sentence.
-fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, String)> {
-    let Service { scheduler, rule, .. } = report.service;
+/// The warnings about real servers that answer no client.
+fn unanswered_warnings(all: &[Unanswered]) -> Vec<Warning> {
+    let more = all.iter().skip(NAMED);
+    let named = all.iter().take(NAMED).map(|one| {
+        let kind = match one.seen {
+            Seen::Neighbour(_) => NeighboursUnanswered,
+            _ => ServerUnanswered,
+        };
+        Warning::new(kind, format_args!("{} {}", one.service, one.endpoint), one.warning())
+    });
+    named
+        .chain(more_of(ServerUnanswered, more.len(), "real servers answer no client; see `xvs top`"))
+        .collect()
+}
+
+/// The warnings of this kind about real servers of services.
+fn of_servers(kind: WarningKind, servers: &[ServerTrouble<impl Display>], more: &str) -> Vec<Warning> {
+    let each = servers.iter().map(|(service, endpoint, what)| {
+        (format!("{service} {endpoint}"), format!("{service}: {endpoint} {what}"))
+    });
+    first_of(kind, each, more)
+}
+
+/// The real servers of a service whose part of a hash table has no usable real server.
+fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = ServerTrouble<String>> {
+    let Service { key, scheduler, rule, .. } = report.service;
     report.servers.iter().enumerate().filter_map(move |(position, server)| {
         let standing = match server.obstacle? {
             Obstacle::Quiescent => "has weight 0",
@@ -179,14 +181,13 @@ fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint
         };
         let what =
             format!("{standing} and keeps {own} of {all} {place}s, whose new clients are refused; {step}");
-        Some((server.member.endpoint, what))
+        Some((*key, server.member.endpoint, what))
     })
 }
 
 /// The real servers of a service whose median time until the first reply was at least four times that of the others in
-/// the last full minute, with both in microseconds. Times below a millisecond mean little: a core that wakes up takes
-/// as long.
-fn slow(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, [u64; 2])> {
+/// the last full minute. Times below a millisecond mean little: a core that wakes up takes as long.
+fn slow(report: &ServiceReport<'_>) -> Vec<ServerTrouble<String>> {
     let measured: Vec<_> = report
         .servers
         .iter()
@@ -200,9 +201,17 @@ fn slow(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, [u64; 2])
         }
         let [own, others] = [own, &others].map(ResponseTimes::summary);
         let medians = [own?.median_micros, others?.median_micros];
-        (medians[0] >= SLOW_MICROS && medians[0] >= SLOW_TIMES * medians[1]).then_some((*endpoint, medians))
+        let is_slow = medians[0] >= SLOW_MICROS && medians[0] >= SLOW_TIMES * medians[1];
+        is_slow.then(|| {
+            let [own, others] = medians.map(short_time);
+            let what = format!(
+                "takes {own} until its first reply, the others of the service {others} (medians of the last full minute); \
+                 see its load and the path to it, and `xvs top`"
+            );
+            (report.service.key, *endpoint, what)
+        })
     });
-    slow.collect::<Vec<_>>().into_iter()
+    slow.collect()
 }
 
 /// A real server is slow from this many times the median of the others on, and from this time on, in microseconds.
@@ -246,55 +255,62 @@ fn unanswered(
 }
 
 /// The warning about an interface that cannot be used, or that works in the slower mode.
-fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
+fn interface_warning(interface: &InterfaceStatus) -> Option<Warning> {
     let name = &interface.name;
-    if let Some(complaint) = interface.state.complaint(name) {
-        return Some(complaint);
-    }
-    let why = interface.why_not_native.as_ref()?;
-    Some(format!(
-        "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
-    ))
+    let kind = match interface.state {
+        LinkState::Up => GenericMode,
+        LinkState::Down => InterfaceDown,
+        LinkState::Gone => InterfaceGone,
+    };
+    let generic = || {
+        let why = interface.why_not_native.as_ref()?;
+        Some(format!(
+            "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
+        ))
+    };
+    Some(Warning::new(kind, name, interface.state.complaint(name).or_else(generic)?))
 }
 
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
-fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
+fn one_packet_warnings(snapshot: &Snapshot) -> Vec<Warning> {
     let one_packet = snapshot.services.iter().filter(|service| service.one_packet);
     let translated = one_packet.filter(|service| has_method(service, ForwardingMethod::Nat));
     let mut keys: Vec<_> = translated.map(|service| service.key).collect();
     keys.sort();
-    let warnings = keys.iter().map(|key| {
-        format!(
+    let each = keys.iter().map(|key| {
+        let text = format!(
             "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
              their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
              (`xvsadm -E`) without -o"
-        )
+        );
+        (key, text)
     });
-    first_of(warnings, "services have -o with masqueraded real servers; see `xvsadm -Ln`")
+    first_of(OnePacketNat, each, "services have -o with masqueraded real servers; see `xvsadm -Ln`")
 }
 
 /// The warnings about services of firewall marks that no rule gives.
-fn mark_warnings(snapshot: &Snapshot) -> Vec<String> {
+fn mark_warnings(snapshot: &Snapshot) -> Vec<Warning> {
     let marks = snapshot.services.iter().filter_map(|service| match service.key {
         ServiceKey::Mark { mark, .. } => Some(mark),
         ServiceKey::Address { .. } => None,
     });
     let unused: BTreeSet<_> = marks.filter(|mark| !snapshot.marks.may_give(*mark)).collect();
-    let warnings = unused.iter().map(|mark| {
-        format!(
+    let each = unused.iter().map(|mark| {
+        let text = format!(
             "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
              or -j MARK in PREROUTING of the table mangle), or delete the service"
-        )
+        );
+        (format!("FWM {mark}"), text)
     });
-    first_of(warnings, "marks with a service and without a rule; see `xvs mark list`")
+    first_of(MarkWithoutRule, each, "marks with a service and without a rule; see `xvs mark list`")
 }
 
 fn has_method(service: &Service, method: ForwardingMethod) -> bool {
     service.members.iter().any(|member| member.method == method)
 }
 
-/// The warnings about services whose real servers should receive the client's address, but do not.
-fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
+/// The warnings about services whose real servers are to be told the client's address, and are not.
+fn client_address_warnings(snapshot: &Snapshot) -> Vec<Warning> {
     let mut all = Vec::new();
     for Service { key, client_address, members, .. } in snapshot.services.iter() {
         if *client_address == ClientAddress::Hidden {
@@ -315,18 +331,19 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
             ),
             _ => continue,
         };
-        all.push(format!(
-            "{key} has --client-address {}, which real servers are not told: {why}",
-            client_address.name()
-        ));
+        let form = client_address.name();
+        let text = format!("{key} has --client-address {form}, which real servers are not told: {why}");
+        all.push((text, *key));
     }
-    all.sort();
-    first_of(all.into_iter(), "services have --client-address without FULLNAT; see `xvsadm -Ln`")
+    all.sort_unstable();
+    let each = all.into_iter().map(|(text, key)| (key, text));
+    let more = "services have --client-address without FULLNAT; see `xvsadm -Ln`";
+    first_of(WarningKind::ClientAddress, each, more)
 }
 
 /// The warnings about FULLNAT without a local address, and about local addresses that this machine has not although it
 /// has the virtual address. Those of a backup move to it with the virtual address.
-fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
+fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
     let [own, _] = snapshot.locals.addresses();
     let mut lacking = Vec::new();
     for service in snapshot.services.iter() {
@@ -339,10 +356,11 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
     lacking.sort();
     let lacking = lacking.iter().map(|(key, family)| {
         let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
-        format!(
+        let text = format!(
             "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
              laddr add ADDRESS` adds one of this machine"
-        )
+        );
+        (key, text)
     });
     let serves = snapshot
         .services
@@ -353,20 +371,22 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
         false => Vec::new(),
     };
     let absent = absent.iter().map(|addr| {
-        format!(
+        let text = format!(
             "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this machine; \
              `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if routers send it \
              here, `ip route add local {addr} dev lo`"
-        )
+        );
+        (addr, text)
     });
-    let mut warnings =
-        first_of(lacking, "services have FULLNAT real servers and no local address; see `xvsadm -Ln`");
-    warnings.extend(first_of(absent, "local addresses are on no interface; see `xvs laddr list`"));
+    let more = "services have FULLNAT real servers and no local address; see `xvsadm -Ln`";
+    let mut warnings = first_of(NoLocalAddress, lacking, more);
+    let more = "local addresses are on no interface; see `xvs laddr list`";
+    warnings.extend(first_of(LocalAddressMissing, absent, more));
     warnings
 }
 
 /// The warnings about real servers to which the VRF of the virtual address has no route.
-fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
+fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
     let services = snapshot.services.iter().filter_map(|service| match service.key {
         ServiceKey::Address { endpoint, .. } => {
             Some((service, snapshot.egress.vrf_of_address(endpoint.addr)?))
@@ -378,18 +398,19 @@ fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
         let destinations = service.members.iter().filter_map(|member| snapshot.destinations.find(member.id));
         let lost = destinations.filter(|known| snapshot.path_of_clients(known) == Path::NoRoute);
         lost.map(move |known| {
-            let at = known.endpoint.addr;
-            format!(
-                "{}: {at} has no route in the VRF {vrf}, which has the virtual address, so clients' packets to it are \
+            let (key, at) = (service.key, known.endpoint.addr);
+            let text = format!(
+                "{key}: {at} has no route in the VRF {vrf}, which has the virtual address, so clients' packets to it are \
                  dropped as no_route; add one, if need be by an interface of another VRF \
-                 (`ip route add {at} dev INTERFACE vrf {vrf}`)",
-                service.key
-            )
+                 (`ip route add {at} dev INTERFACE vrf {vrf}`)"
+            );
+            (text, format!("{key} {}", known.endpoint))
         })
     });
     let mut missing: Vec<_> = missing.collect();
     missing.sort_unstable();
-    first_of(missing.into_iter(), "real servers have no route in a VRF; see `ip route show vrf VRF`")
+    let each = missing.into_iter().map(|(text, object)| (object, text));
+    first_of(VrfRoute, each, "real servers have no route in a VRF; see `ip route show vrf VRF`")
 }
 
 fn name_of_vrf(network: &Network, table: Table) -> String {
@@ -409,30 +430,41 @@ fn is_here(network: &Network, addr: IpAddr) -> bool {
     addresses.any(|(one, _)| *one == addr) || local.any(|route| route.dest.contains(addr))
 }
 
-/// The first of these warnings, and one with the number of the others.
-fn first_of(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
-    let more = all.len().saturating_sub(NAMED);
-    let more = (more > 0).then(|| format!("{more} more {what}"));
-    all.take(NAMED).chain(more).collect()
+/// Warnings of one kind with their objects: the first ones, and the number of the others.
+fn first_of(
+    kind: WarningKind,
+    all: impl ExactSizeIterator<Item = (impl Display, String)>,
+    more: &str,
+) -> Vec<Warning> {
+    let others = all.len().saturating_sub(NAMED);
+    let named = all.take(NAMED).map(|(object, text)| Warning::new(kind, object, text));
+    named.chain(more_of(kind, others, more)).collect()
 }
 
-fn table_warning(live: usize, size: usize) -> Option<String> {
+/// The warning with the number of further warnings of a kind, unless it is 0.
+fn more_of(kind: WarningKind, others: usize, what: &str) -> Option<Warning> {
+    (others > 0).then(|| Warning::new(kind, "", format!("{others} more {what}")))
+}
+
+fn table_warning(live: usize, size: usize) -> Option<Warning> {
     let full = percent(live, size);
-    (full > TABLE_PERCENT).then(|| {
-        format!("the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; or raise conn_table_size in xvs.toml and restart xvsd")
-    })
+    let text = format!(
+        "the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; or raise conn_table_size in xvs.toml and restart xvsd"
+    );
+    (full > TABLE_PERCENT).then(|| Warning::new(TableFull, "", text))
 }
 
-fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<String> {
+fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<Warning> {
     let busy = busy_percent.filter(|busy| *busy >= BUSY_PERCENT)?;
-    Some(format!(
-        "worker {worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)"
-    ))
+    let worker = format!("worker {worker}");
+    let text =
+        format!("{worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)");
+    Some(Warning::new(WorkerBusy, worker, text))
 }
 
 /// The warning about recent drops of packets that should have been forwarded. Without a neighbour, real servers are
 /// named.
-fn drop_warning(reason: Reason, packets: u64, snapshot: &Snapshot) -> Option<String> {
+fn drop_warning(reason: Reason, packets: u64, snapshot: &Snapshot) -> Option<Warning> {
     if packets < warned_from(reason)? {
         return None;
     }
@@ -442,7 +474,8 @@ fn drop_warning(reason: Reason, packets: u64, snapshot: &Snapshot) -> Option<Str
     };
     let packets = if packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
     let (name, what) = (reason.name(), reason.sentence());
-    Some(format!("{packets} dropped as {name} in the last minute: {what}{silent}"))
+    let text = format!("{packets} dropped as {name} in the last minute: {what}{silent}");
+    Some(Warning::new(WarningKind::Drops, name, text))
 }
 
 /// The number of packets in a minute from which on there is a warning; `None`: neither the director nor its network
@@ -482,7 +515,7 @@ fn without_neighbour(snapshot: &Snapshot) -> String {
 }
 
 /// The warnings about packets that an interface's card has lost within a minute.
-fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterator<Item = String> {
+fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterator<Item = Warning> {
     let CardLosses { missed, length } = lost;
     let name = &interface.name;
     let missed = (*missed > 0).then(|| {
@@ -498,7 +531,8 @@ fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterato
              [interfaces.{name}] of xvs.toml and reload"
         )
     });
-    missed.into_iter().chain(length)
+    let missed = missed.map(|text| Warning::new(CardMissed, name, text));
+    missed.into_iter().chain(length.map(|text| Warning::new(CardLength, name, text)))
 }
 
 /// The largest number of services without a destination that have their own warning; the same for virtual servers
@@ -517,6 +551,7 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{CheckState, Counts, SorryServerHealth, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
+    use xvs_model::report::warning::texts;
     use xvs_proto::network::{PolicyAction, Rule};
 
     use crate::history::{History, INTERVAL};
@@ -545,8 +580,8 @@ mod tests {
                 interface("wan", LinkState::Gone, None),
                 interface("lan", LinkState::Up, Some("no such thing")),
             ],
-            warnings: vec!["another".to_owned()],
-            start_warnings: vec!["of the start".to_owned()],
+            warnings: vec![Warning::new(WarningKind::BondLeft, "wan", "another")],
+            start_warnings: vec![Warning::new(Offload, "", "of the start")],
             ..Facts::default()
         };
         let lines = warnings(&shared);
@@ -842,22 +877,25 @@ mod tests {
         let servers = two.map(|(address, state)| sample::real_server(address, state)).to_vec();
         let mut one_down = sample::report(vec![sample::virtual_server("192.0.2.5", servers)]);
         let is_down = "TCP 192.0.2.5:80: 192.0.2.12:80 is down; see `xvs health --down`";
-        assert_eq!(down_warnings(Some(&one_down)), [is_down]);
+        assert_eq!(texts(&down_warnings(Some(&one_down))), [is_down]);
         one_down.virtual_servers[0].real_servers[1].weights.disabled = true;
         assert!(down_warnings(Some(&one_down)).is_empty(), "an operator has disabled it");
         all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
         let lines = quorum_warnings(Some(&sample::report(all)));
-        assert_eq!(lines.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
+        assert_eq!(
+            lines.last().unwrap().text,
+            "4 more virtual servers have no quorum; see `xvs health --down`"
+        );
     }
 
     #[test]
     fn a_table_has_a_warning_above_four_fifths_and_a_worker_from_nine_tenths_on() {
         assert_eq!(table_warning(800, 1000), None);
-        assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
-        assert!(table_warning(1007, 1000).unwrap().contains("100 % full"), "spare entries are in use");
+        assert!(table_warning(810, 1000).unwrap().text.contains("81 % full"));
+        assert!(table_warning(1007, 1000).unwrap().text.contains("100 % full"), "spare entries are in use");
         assert_eq!(busy_warning(0, Some(89.9)), None);
         assert_eq!(busy_warning(0, None), None);
-        assert!(busy_warning(3, Some(97.6)).unwrap().starts_with("worker 3 is 98 % busy"));
+        assert!(busy_warning(3, Some(97.6)).unwrap().text.starts_with("worker 3 is 98 % busy"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use super::error::SyncError;
 use super::key::SyncKey;
@@ -154,19 +155,21 @@ impl Daemons {
         self.peers.backup.forget();
     }
 
-    /// A message for each daemon that has failed, or runs without tables.
-    pub(crate) fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+    /// The warnings about daemons that have failed, or do without tables, and about refused messages.
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
         for (role, Running { daemon, no_table, .. }) in [("master", &self.master), ("backup", &self.backup)] {
             let again = format!("run `xvsadm --stop-daemon {role}` and start it again");
             if daemon.as_ref().is_some_and(Daemon::has_failed) {
-                faults.push(format!("the {role} daemon has failed; {again}"));
+                let text = format!("the {role} daemon has failed; {again}");
+                warnings.push(Warning::new(WarningKind::SyncDaemonFailed, role, text));
             }
             if let Some(why) = no_table {
-                faults.push(format!("the {role} daemon sends no connection tables: {why}; then {again}"));
+                let text = format!("the {role} daemon sends no connection tables: {why}; then {again}");
+                warnings.push(Warning::new(WarningKind::SyncTables, role, text));
             }
         }
-        faults.extend(self.peers.backup.refusals(Instant::now()));
-        faults
+        warnings.extend(self.peers.backup.refusals(Instant::now()));
+        warnings
     }
 }

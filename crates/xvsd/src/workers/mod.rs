@@ -35,6 +35,7 @@ use xvs_host::cores::cores_available;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::status::LinkState;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::polling::Poll;
@@ -69,8 +70,8 @@ pub(crate) struct Workers {
     /// The redirection of what clients on this machine send on `lo`, and its TAP.
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
-    /// The reason why packets from this machine cannot be redirected.
-    pub(crate) not_redirected: Vec<String>,
+    /// Why packets of this machine cannot be redirected.
+    pub(crate) not_redirected: Vec<Warning>,
     rings: RingSizes,
     shares: Shares,
     /// The wakers of all workers, also of those not started yet.
@@ -87,11 +88,11 @@ pub(crate) struct Workers {
     /// Where the XDP programs are pinned; `None` if they end with this process.
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
-    pub(crate) not_pinned: Vec<String>,
+    pub(crate) not_pinned: Vec<Warning>,
     /// How the workers wait.
     poll: Poll,
     /// Why they do not wait as configured, or only with interrupts.
-    pub(crate) not_driven: Vec<String>,
+    pub(crate) not_driven: Vec<Warning>,
     shared_cores: SharedCores,
     /// Whether established connections may be offloaded on all interfaces.
     pub(crate) may_offload: bool,
@@ -165,11 +166,12 @@ impl Workers {
     }
 
     /// The warning that an interface has queues for fewer workers than wanted.
-    pub(crate) fn fewer_than(&self, wanted: Option<usize>) -> Option<String> {
+    pub(crate) fn fewer_than(&self, wanted: Option<usize>) -> Option<Warning> {
         let wanted = wanted.filter(|wanted| *wanted > self.count())?;
         let fewest = self.attached.iter().min_by_key(|attached| attached.receive_queues())?.interface();
         let word = receive_queues_word(fewest);
-        Some(fewer_warning(wanted, self.count(), fewest, word))
+        let text = fewer_warning(wanted, self.count(), fewest, word);
+        Some(Warning::new(WarningKind::FewerWorkers, fewest, text))
     }
 
     /// The packet memory of all workers.
@@ -209,7 +211,7 @@ impl Workers {
     }
 
     /// The warnings about interfaces whose packets are copied although the operator wants zero-copy.
-    pub(crate) fn not_zero_copy(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn not_zero_copy(&self) -> impl Iterator<Item = Warning> {
         let unlike = self.attached.iter().filter(|attached| attached.wanted().mode == WantedMode::ZeroCopy);
         unlike.zip(std::iter::repeat(self.copied_for.as_ref())).filter_map(|(attached, cause)| {
             let name = attached.interface();
@@ -223,9 +225,10 @@ impl Workers {
                     "the driver of {cause} has no zero-copy, or its mode forbids it; see `xvs doctor`, or set mode = \"auto\""
                 ),
             };
-            Some(format!(
+            let text = format!(
                 "{name} has mode = \"zero-copy\" in xvs.toml, and its packets are copied because {why} and reload"
-            ))
+            );
+            Some(Warning::new(WarningKind::NotZeroCopy, name, text))
         })
     }
 
@@ -273,10 +276,11 @@ impl Workers {
                 && let Err(error) = sockets.prefer_busy_polling()
                 && ports.is_empty()
             {
-                self.not_driven.push(format!(
+                let text = format!(
                     "workers cannot drive network drivers themselves ({error}), so interrupts do; that needs Linux 5.11; \
                      set poll = \"sleep\" and reload if latency and CPU are no better so"
-                ));
+                );
+                self.not_driven.push(Warning::new(WarningKind::BusyPolling, "", text));
             }
             let copy_mode = sockets.copy_mode().to_string();
             self.copied_for = match sockets.copy_mode() {
@@ -303,16 +307,16 @@ impl Workers {
     /// Defers the interrupts of all interfaces, or ends that.
     fn defer_interrupts(&mut self, defer: bool) {
         for attached in &self.attached {
-            let interface = attached.interface().to_owned();
+            let name = attached.interface();
+            let interface = name.to_owned();
             if let Err(error) = (DeferInterrupts { interface, index: attached.index(), defer }).run(&[])
                 && defer
             {
-                self.not_driven.push(format!(
-                    "the interrupts of {} cannot be deferred ({error}), so it interrupts workers that poll; set {} by hand, or \
-                     poll = \"sleep\"",
-                    attached.interface(),
-                    "napi_defer_hard_irqs and gro_flush_timeout"
-                ));
+                let text = format!(
+                    "the interrupts of {name} cannot be deferred ({error}), so it interrupts workers that poll; set \
+                     napi_defer_hard_irqs and gro_flush_timeout by hand, or poll = \"sleep\""
+                );
+                self.not_driven.push(Warning::new(WarningKind::InterruptsNotDeferred, name, text));
             }
         }
     }

@@ -12,6 +12,7 @@ use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_helper::task::Task;
 use xvs_host::loopback::AcceptOwnAddresses;
 use xvs_host::network::clsact::ProvideClsact;
+use xvs_model::report::warning::{Warning, WarningKind};
 
 use super::{RETRY_REFUSED, Workers};
 
@@ -48,7 +49,9 @@ impl Workers {
         }));
         let began = results.iter().any(|result| matches!(result, Ok(true)));
         let refused = results.into_iter().filter_map(Result::err);
-        self.not_redirected = refused.map(|error| error.to_string()).collect();
+        let refused =
+            refused.map(|error| Warning::new(WarningKind::OwnPackets, &error.interface, error.to_string()));
+        self.not_redirected = refused.collect();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
         if let Some(reader) = self.wakers.first().filter(|_| began) {
             reader.wake();

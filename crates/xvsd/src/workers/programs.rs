@@ -3,6 +3,7 @@
 use xvs_dataplane::offload::former::FormerRecords;
 use xvs_dataplane::steering::Steering;
 use xvs_host::state_directory::Others;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached};
 
@@ -82,13 +83,14 @@ impl Workers {
     pub(super) fn pin(&mut self, index: usize) {
         let attached = &mut self.attached[index];
         let Some(pins) = &self.pins else { return };
-        self.not_pinned.retain(|warning| !warning.starts_with(&format!("{}: ", attached.interface())));
+        self.not_pinned.retain(|warning| warning.key.object != attached.interface());
         if let Err(error) = attached.pin(pins) {
-            self.not_pinned.push(format!(
-                "{}: the XDP program cannot be pinned ({error}), so the kernel resets connections when xvsd ends; see \
-                 whether /sys/fs/bpf is a bpffs, then restart xvsd",
-                attached.interface()
-            ));
+            let name = attached.interface();
+            let text = format!(
+                "{name}: the XDP program cannot be pinned ({error}), so the kernel resets connections when xvsd ends; see \
+                 whether /sys/fs/bpf is a bpffs, then restart xvsd"
+            );
+            self.not_pinned.push(Warning::new(WarningKind::ProgramNotPinned, name, text));
         }
     }
 

@@ -10,6 +10,7 @@ use std::fmt::Display;
 
 use xvs_ctl::bonds::check_offloads;
 use xvs_dataplane::steering::Steering;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::network::Link;
 use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{AttachError, Settings};
@@ -22,7 +23,14 @@ use crate::workers::{Workers, shares};
 pub(super) struct Unfit {
     /// The settings; `None` if they forbid attaching.
     settings: Option<Settings>,
-    warning: String,
+    warning: Warning,
+}
+
+impl Unfit {
+    /// Settings of this interface, and why there are no sockets for them.
+    fn new(interface: &str, settings: Option<Settings>, why: String) -> Self {
+        Self { settings, warning: Warning::new(WarningKind::SocketSettings, interface, why) }
+    }
 }
 
 impl Workers {
@@ -36,11 +44,11 @@ impl Workers {
     ) -> Option<Vec<WorkerFacts>> {
         let attached = &self.attached[index];
         let ports = check_offloads(attached.interface(), links).err();
-        let ports = ports.map(|refused| Unfit { settings: None, warning: refused.to_string() });
+        let ports = ports.map(|refused| Unfit::new(attached.interface(), None, refused.to_string()));
         let settings = match attached.present_settings() {
             Ok(settings) => settings,
             Err(refused @ AttachError::Refused { .. }) => {
-                self.unfit[index] = Some(Unfit { settings: None, warning: refused.to_string() });
+                self.unfit[index] = Some(Unfit::new(attached.interface(), None, refused.to_string()));
                 return None;
             }
             // It is gone; the network's events report that.
@@ -74,12 +82,12 @@ impl Workers {
     fn unfit(&self, index: usize, settings: Settings, error: &dyn Display) -> Unfit {
         let attached = &self.attached[index];
         let name = attached.interface();
-        let warning = unfit_warning(name, attached.settings(), settings, receive_queues_word(name), error);
-        Unfit { settings: Some(settings), warning }
+        let why = unfit_warning(name, attached.settings(), settings, receive_queues_word(name), error);
+        Unfit::new(name, Some(settings), why)
     }
 
     /// The warnings about settings that the workers have no sockets for.
-    pub(crate) fn unfit_warnings(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn unfit_warnings(&self) -> impl Iterator<Item = &Warning> {
         self.unfit.iter().flatten().map(|unfit| &unfit.warning)
     }
 

@@ -26,6 +26,7 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_sched::ServiceKey;
 
 use crate::date::date_millis;
@@ -51,8 +52,8 @@ pub(crate) struct SystemDatapath {
     /// The number of connections for which the table is made.
     capacity: usize,
     reserved: ReservedPorts,
-    /// The reason why local ports are not reserved; `None` if they are.
-    pub(crate) not_reserved: Option<String>,
+    /// Why local ports are not reserved; `None`: they are.
+    pub(crate) not_reserved: Option<Warning>,
     pub(crate) daemons: Daemons,
     /// The offload of flows; `None` if there is none.
     pub(crate) offload: Option<Offloading>,
@@ -210,7 +211,8 @@ impl Datapath for SystemDatapath {
 
     fn reserve_ports(&mut self, ports: &[(u16, u16)]) {
         let refused = self.reserved.set(ports.to_vec()).err();
-        self.not_reserved = refused.map(|error| error.to_string());
+        self.not_reserved =
+            refused.map(|error| Warning::new(WarningKind::PortsNotReserved, "", error.to_string()));
     }
 
     fn available_pages(&mut self) -> Option<u32> {

@@ -8,6 +8,7 @@ use xvs_proto::Protocol;
 
 use serde_json::{Value, json};
 use xvs_host::netfilter::*;
+use xvs_model::report::warning::texts;
 use xvs_proto::LinkId;
 use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, FlowKey};
@@ -85,7 +86,7 @@ fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_repo
     assert_eq!(compiled.unfollowed.len(), reported.len(), "{:#?}", compiled.unfollowed);
     for (sentence, (rule, why)) in compiled.unfollowed.iter().zip(reported) {
         let begins = format!("mark rule «iptables -t mangle -A PREROUTING {rule}» is not followed: ");
-        assert!(sentence.starts_with(&begins) && sentence.contains(why), "{sentence}");
+        assert!(sentence.text.starts_with(&begins) && sentence.text.contains(why), "{sentence}");
     }
 }
 
@@ -109,7 +110,7 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
     assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 443, ETH0)), 1);
     assert_eq!(mark(&compiled, to(Protocol::TCP, vip6, 80, ETH0)), 10);
     assert_eq!(mark(&compiled, to(Protocol::TCP, vip6, 81, ETH0)), 0);
-    assert_eq!(compiled.unfollowed, Vec::<String>::new());
+    assert_eq!(texts(&compiled.unfollowed), [""; 0]);
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn every_table_of_iptables_before_ipvs_can_mark() {
     let tables: Vec<_> =
         iptables_save::TABLES.iter().filter_map(|kind| iptables_save::read(text, Family::V4, kind)).collect();
     let compiled = compiled(&tables);
-    assert_eq!(compiled.unfollowed, Vec::<String>::new());
+    assert_eq!(texts(&compiled.unfollowed), [""; 0]);
     let marks = [80, 81, 82, 83].map(|port| mark(&compiled, to(Protocol::TCP, VIP, port, ETH0)));
     assert_eq!(marks, [0x11, 2, 3, 0x10]);
 }
@@ -134,7 +135,7 @@ fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_reported()
     assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 80, ETH0)), 0);
     let reported =
         |chain| format!("chain «{chain}» marks packets and is not followed: it is at the ingress hook");
-    assert_eq!(compiled.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(reported));
+    assert_eq!(texts(&compiled.unfollowed), ["nft inet atin in", "nft netdev dev in"].map(reported));
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn rules_of_nftables_mark_packets_with_their_sets_and_maps_at_the_right_hooks() 
     assert_eq!(compiled.unfollowed.len(), reported.len(), "{:#?}", compiled.unfollowed);
     for (sentence, rule) in compiled.unfollowed.iter().zip(reported) {
         assert!(
-            sentence.starts_with(&format!("mark rule «nft inet lvs pre: {rule}» is not followed: ")),
+            sentence.text.starts_with(&format!("mark rule «nft inet lvs pre: {rule}» is not followed: ")),
             "{sentence}"
         );
     }
@@ -196,7 +197,7 @@ fn a_rule_that_is_not_followed_has_the_same_text_whatever_its_counter_says() {
         compiled(&nft::Ruleset::parse(json, &listing).unwrap().tables(&[])).unfollowed
     };
     assert_eq!(texts(1), texts(2_000_000));
-    assert!(texts(1)[0].contains("counter ct state new meta mark set"), "{}", texts(1)[0]);
+    assert!(texts(1)[0].text.contains("counter ct state new meta mark set"), "{}", texts(1)[0]);
 }
 
 /// The compiled rules of a single chain of nftables, each rule a list of statements.
@@ -225,7 +226,7 @@ fn after_a_map_a_rule_continues_for_keys_of_the_map_without_a_verdict() {
     let map = json!({ "map": { "key": dport(), "data": { "set": [[80, 1], [{ "range": [90, 99] }, 2]] } } });
     let or = json!({ "|": [{ "meta": { "key": "mark" } }, 0x10] });
     let compiled = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
-    assert_eq!(compiled.unfollowed, Vec::<String>::new());
+    assert_eq!(texts(&compiled.unfollowed), [""; 0]);
     let marks = |compiled: &CompiledMarks| {
         [79, 80, 95].map(|port| mark(compiled, to(Protocol::UDP, VIP, port, ETH0)))
     };
@@ -284,7 +285,8 @@ fn a_long_set_in_many_rules_is_followed_up_to_the_limit_of_entries() {
     let compiled = of_rules(&rules.into());
     assert_eq!(compiled.unfollowed.len(), 1);
     assert!(
-        compiled.unfollowed[0].contains("lists of more than 262144") && compiled.unfollowed[0].len() < 500
+        compiled.unfollowed[0].text.contains("lists of more than 262144")
+            && compiled.unfollowed[0].text.len() < 500
     );
     assert_eq!(
         mark(&compiled, to(Protocol::UDP, VIP, 80, ETH0)),
@@ -314,10 +316,10 @@ fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported
     let step =
         "; add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
     let why = format!("nft does not print the criteria of iptables' match conntrack{step}");
-    assert!(marking.unfollowed[0].ends_with(&why), "{}", marking.unfollowed[0]);
+    assert!(marking.unfollowed[0].text.ends_with(&why), "{}", marking.unfollowed[0]);
     let marking = compiled(&table(json!([[{ "counter": null }, target("MARK")]])));
     let why = format!("nft does not print the mark that iptables sets{step}");
-    assert!(marking.unfollowed[0].ends_with(&why), "{}", marking.unfollowed[0]);
+    assert!(marking.unfollowed[0].text.ends_with(&why), "{}", marking.unfollowed[0]);
 }
 
 #[test]

@@ -1,21 +1,24 @@
 //! The warnings about a keepalived.conf, its virtual servers and its checks.
 
 use xvs_model::report::health::{CheckHealth, HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::warning::Warning;
+use xvs_model::report::warning::WarningKind::{self, *};
 
 use crate::status::warnings::first_of;
 
 /// The warning about a keepalived.conf that was refused.
-pub(super) fn refused_warning(health: &HealthReport) -> Option<String> {
+pub(super) fn refused_warning(health: &HealthReport) -> Option<Warning> {
     let HealthReport { file, refused, .. } = health;
     let why = "was refused when it was last read, and the former one stays in force; see `xvs health`, then `xvs reload`";
-    refused.is_some().then(|| format!("{file} {why}"))
+    refused.is_some().then(|| Warning::new(KeepalivedRefused, file, format!("{file} {why}")))
 }
 
 /// The warnings about virtual servers without quorum.
-pub(super) fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
+pub(super) fn quorum_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
     let lost: Vec<_> = without_quorum(health).collect();
-    let warnings = lost.iter().map(|server| format!("{} {}", server.title(), no_quorum(server)));
-    first_of(warnings, "virtual servers have no quorum; see `xvs health --down`")
+    let each =
+        lost.iter().map(|server| (server.title(), format!("{} {}", server.title(), no_quorum(server))));
+    first_of(NoQuorum, each, "virtual servers have no quorum; see `xvs health --down`")
 }
 
 /// What is wrong with a virtual server without quorum.
@@ -36,57 +39,65 @@ pub(super) fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Ite
 
 /// The warnings about real servers whose checks fail, and that no operator has disabled. Those of a virtual server
 /// without quorum are left out: it has a warning.
-pub(super) fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
+pub(super) fn down_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
     let well = health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| server.is_well);
     let mut all = Vec::new();
     for server in well {
         for real in server.real_servers.iter().filter(|real| !real.is_up && !real.weights.disabled) {
-            all.push(format!("{}: {} is down; see `xvs health --down`", server.title(), real.endpoint));
+            let (title, real) = (server.title(), &real.endpoint);
+            let text = format!("{title}: {real} is down; see `xvs health --down`");
+            all.push((format!("{title} {real}"), text));
         }
     }
-    first_of(all.into_iter(), "real servers are down; see `xvs health --down`")
+    first_of(ServerDown, all.into_iter(), "real servers are down; see `xvs health --down`")
 }
 
 /// The warnings about checks that cannot run: their real servers stay as they are, whatever happens to them.
-pub(super) fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<String> {
-    let all =
-        of_checks(health, |title, real, check| Some(format!("{title}: {real} {}", check.cannot_run()?)));
-    first_of(all.into_iter(), "checks cannot run; see `xvs health`")
+pub(super) fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
+    let say = |check: &CheckHealth| Some(format!(" {}", check.cannot_run()?));
+    of_checks(CheckCannotRun, health, say, "checks cannot run; see `xvs health`")
 }
 
 /// The warnings about agents that demand more than they can get.
-pub(super) fn agent_warnings(health: Option<&HealthReport>) -> Vec<String> {
-    let all = of_checks(health, |title, real, check| {
-        Some(format!("{title}: {real}: {}", check.agent.as_ref()?.excess()?))
-    });
-    first_of(all.into_iter(), "agents demand too much; see `xvs health`")
+pub(super) fn agent_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
+    let say = |check: &CheckHealth| Some(format!(": {}", check.agent.as_ref()?.excess()?));
+    of_checks(AgentExcess, health, say, "agents demand too much; see `xvs health`")
 }
 
-/// What is said of checks; each is given with its virtual server and its real server.
+/// The warnings of this kind about checks: what is said of a check after its virtual server and its real server.
 fn of_checks(
+    kind: WarningKind,
     health: Option<&HealthReport>,
-    say: impl Fn(&str, &str, &CheckHealth) -> Option<String>,
-) -> Vec<String> {
+    say: impl Fn(&CheckHealth) -> Option<String>,
+    more: &str,
+) -> Vec<Warning> {
     let mut all = Vec::new();
     for server in health.into_iter().flat_map(|health| &health.virtual_servers) {
         for real in &server.real_servers {
-            all.extend(real.checks.iter().filter_map(|check| say(server.title(), &real.endpoint, check)));
+            let (title, endpoint) = (server.title(), &real.endpoint);
+            all.extend(real.checks.iter().filter_map(|check| {
+                let text = format!("{title}: {endpoint}{}", say(check)?);
+                // A real server may have several checks.
+                Some((format!("{title} {endpoint} {}", check.probe), text))
+            }));
         }
     }
-    all
+    first_of(kind, all.into_iter(), more)
 }
 
 /// The warning about statements of a keepalived.conf that are not in force.
-pub(super) fn fault_warning(health: Option<&HealthReport>) -> Option<String> {
+pub(super) fn fault_warning(health: Option<&HealthReport>) -> Option<Warning> {
     let HealthReport { file, faults, first_faults, .. } = health?;
     let first = first_faults.first()?;
     let warnings = if *faults == 1 { "warning" } else { "warnings" };
-    Some(format!("{file} has {faults} {warnings}: {first}; `xvs check --keepalived {file}` names all"))
+    let text = format!("{file} has {faults} {warnings}: {first}; `xvs check --keepalived {file}` names all");
+    Some(Warning::new(KeepalivedFaults, file, text))
 }
 
 #[cfg(test)]
 mod tests {
     use xvs_model::report::health::{AgentHealth, AgentMode, CheckState, RealServerHealth, sample};
+    use xvs_model::report::warning::texts;
 
     use super::*;
 
@@ -95,7 +106,7 @@ mod tests {
         let states = [CheckState::AssumedUp, CheckState::Up, CheckState::Down];
         let servers = states.map(|state| sample::real_server("192.0.2.11", state)).to_vec();
         let mut report = sample::report(vec![sample::virtual_server("192.0.2.5", servers)]);
-        assert_eq!(unchecked_warnings(Some(&report)), [""; 0]);
+        assert_eq!(texts(&unchecked_warnings(Some(&report))), [""; 0]);
         for real in [0, 2] {
             let check = &mut report.virtual_servers[0].real_servers[real].checks[0];
             check.not_run = Some("no socket: Too many open files (os error 24)".to_owned());
@@ -106,7 +117,7 @@ mod tests {
                  socket: Too many open files (os error 24)"
             )
         });
-        assert_eq!(unchecked_warnings(Some(&report)), expected);
+        assert_eq!(texts(&unchecked_warnings(Some(&report))), expected);
     }
 
     #[test]
@@ -125,9 +136,9 @@ mod tests {
         };
         let expected = "TCP 192.0.2.5:80: 192.0.2.11:80: its agent demands 4294967295 % of its weight and gets 256 %; \
                         correct the agent, or find out whether another program answers on its port";
-        assert_eq!(agent_warnings(Some(&report(&server))), [expected]);
+        assert_eq!(texts(&agent_warnings(Some(&report(&server)))), [expected]);
         server.checks[0].agent = Some(AgentHealth { excessive_percent: None, ..agent });
-        assert_eq!(agent_warnings(Some(&report(&server))), [""; 0]);
+        assert_eq!(texts(&agent_warnings(Some(&report(&server)))), [""; 0]);
     }
 
     #[test]
@@ -137,6 +148,6 @@ mod tests {
         (report.faults, report.first_faults) = (6, vec!["k.conf:7: unknown word `fall_back`".to_owned()]);
         let expected = "/etc/keepalived/keepalived.conf has 6 warnings: k.conf:7: unknown word `fall_back`; `xvs check \
                         --keepalived /etc/keepalived/keepalived.conf` names all";
-        assert_eq!(fault_warning(Some(&report)).unwrap(), expected);
+        assert_eq!(fault_warning(Some(&report)).unwrap().text, expected);
     }
 }
