@@ -65,6 +65,7 @@ pub fn status() -> StatusReport {
     StatusReport {
         state: Level::Warning,
         warnings: vec![Warning::sample().text],
+        warning_details: vec![Warning::sample()],
         host: "lb1".to_owned(),
         version: "1.2.3".to_owned(),
         uptime_seconds: 59,

@@ -16,6 +16,7 @@ use crate::objects::listed::ListSummary;
 use crate::report::fleet::FleetReport;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;
+use crate::report::warning::Warning;
 
 /// The status of the director.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct StatusReport {
     pub state: Level,
     /// The warnings, a sentence each: the object, what is wrong, the next step.
     pub warnings: Vec<String>,
+    /// The same warnings, each with its kind and its object, to filter them.
+    #[serde(default)]
+    pub warning_details: Vec<Warning>,
     /// The host name of the director's machine.
     #[serde(default)]
     pub host: String,

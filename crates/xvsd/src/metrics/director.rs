@@ -1,5 +1,6 @@
 //! Metrics of the director itself: daemon, interfaces, workers, sockets, commands, and the totals of all services.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
@@ -15,6 +16,7 @@ use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{
     ConnectionLogStatus, InterfaceStatus, LinkState, LogSinkStatus, SyncStatus, SyncTable,
 };
+use xvs_model::report::warning::{Warning, WarningKey};
 use xvs_xdp::Statistics;
 
 use super::text::{Family, Kind, Text, families};
@@ -27,7 +29,7 @@ use crate::{history, status};
 pub(super) struct Readings<'a> {
     shared: &'a Shared,
     snapshot: &'a Snapshot,
-    health: Option<&'a HealthReport>,
+    warnings: Vec<Warning>,
     facts: Facts,
     services: usize,
     destinations: usize,
@@ -53,7 +55,7 @@ pub(super) fn write(
     let readings = Readings {
         shared,
         snapshot,
-        health,
+        warnings: status::warnings(shared, health),
         services,
         destinations,
         left_out,
@@ -170,7 +172,15 @@ static FAMILIES: &[Family<Items>] = &families! {
         "Connections that were not offloaded, because their keys found no room."
         Items::Offload(|offload| offload.refused() as f64);
     Gauge "xvs_warnings" "Number of warnings in xvs status."
-        Items::Director(|readings| status::warnings(readings.shared, readings.health).len() as f64);
+        Items::Director(|readings| readings.warnings.len() as f64);
+    Gauge "xvs_warning" "1 for each kind and object of a warning in xvs status."
+        Items::Lines(|readings, name, text| {
+            // Prometheus refuses a sample that is there twice, and two sentences may be equal.
+            let keys: BTreeSet<_> = readings.warnings.iter().map(|warning| &warning.key).collect();
+            for WarningKey { kind, object } in keys {
+                text.sample(name, &[("kind", kind), ("object", object)], 1);
+            }
+        });
     Counter "xvs_log_lines_lost_total" "Lines of the log that could not be written."
         Items::Director(|readings| readings.shared.log_lines_lost() as f64);
     Counter "xvs_connection_log_records_total" "Records of the log of connections that were written or sent."

@@ -436,6 +436,12 @@ mod tests {
         ] {
             assert_eq!(metrics.get(format!("xvs_health_{name}").as_str()), Some(&value), "{name} in\n{text}");
         }
+        for (kind, object) in
+            [("no_quorum", "TCP 198.51.100.2:80"), ("server_down", "TCP 198.51.100.1:80 192.0.2.12:80")]
+        {
+            let sample = format!("xvs_warning{{kind=\"{kind}\",object=\"{object}\"}}");
+            assert_eq!(metrics.get(sample.as_str()), Some(&"1"), "{sample} in\n{text}");
+        }
         for absent in [
             "service_sorry_server_serves{service=\"TCP 198.51.100.1:80\"}",
             "check_duration_seconds{service=\"TCP 198.51.100.1:80\",destination=\"192.0.2.11:80\",check=\"2\"}",
@@ -444,7 +450,8 @@ mod tests {
         }
         let text: String = page(&shared, Destinations { most: 1, ..ALL }).collect();
         assert!(
-            text.contains("xvs_health_destinations_left_out 1\n") && !text.contains("192.0.2.12"),
+            text.contains("xvs_health_destinations_left_out 1\n")
+                && !text.contains("destination=\"192.0.2.12"),
             "{text}"
         );
         let without: String = page(&daemon(&control), ALL).collect();

@@ -153,6 +153,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     StatusReport {
         state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
         warnings: texts(&warnings),
+        warning_details: warnings,
         host: host_name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.started.until(now).as_secs(),

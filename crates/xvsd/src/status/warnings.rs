@@ -549,7 +549,7 @@ mod tests {
 
     use xvs_dataplane::clock::{Clock, Millis};
     use xvs_dataplane::verdict::DropReason;
-    use xvs_model::report::health::{CheckState, Counts, SorryServerHealth, sample};
+    use xvs_model::report::health::{CheckHealth, CheckState, Counts, SorryServerHealth, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
     use xvs_model::report::warning::texts;
     use xvs_proto::network::{PolicyAction, Rule};
@@ -562,7 +562,9 @@ mod tests {
     use crate::status::warnings::*;
 
     fn warnings(shared: &Shared) -> Vec<String> {
-        let StatusReport { state, warnings, .. } = report(shared, shared.health().as_ref());
+        let StatusReport { state, warnings, warning_details, .. } = report(shared, shared.health().as_ref());
+        let keys: BTreeSet<_> = warning_details.iter().map(|warning| &warning.key).collect();
+        assert_eq!((keys.len(), &texts(&warning_details)), (warnings.len(), &warnings), "a key is unique");
         assert_eq!(state, if warnings.is_empty() { Level::Ok } else { Level::Warning });
         warnings
     }
@@ -841,6 +843,38 @@ mod tests {
         let lines = warnings(&daemon(&rules));
         assert_eq!(lines.len(), NAMED + 1);
         assert!(lines[NAMED].starts_with("12 more services"), "{lines:?}");
+    }
+
+    #[test]
+    fn keys_are_unique_in_a_status_with_many_warnings() {
+        let mut rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
+        for service in 1..=4 {
+            rules += &format!("-A -t 198.51.100.{service}:80 -s mh --client-address toa\n");
+            for server in 1..=3 {
+                rules += &format!("-a -t 198.51.100.{service}:80 -r 192.0.2.{server}:8080 -m\n");
+                rules += &format!("-a -t 198.51.100.{service}:80 -r 192.0.2.{server}:8081 --fullnat\n");
+            }
+        }
+        rules += "-A -f 7 -s rr\n-A -f 8 -s rr\n#xvs laddr add 203.0.113.9\n#xvs laddr add 203.0.113.10\n";
+        let shared = daemon(&rules);
+        let up = |name| interface(name, LinkState::Up, Some("no such thing"));
+        let interfaces = ["wan", "lan"].map(up).into();
+        *shared.facts_mut() = Facts { interfaces, ..Facts::default() };
+        shared.facts_mut().card_losses = vec![CardLosses { missed: 7, length: 10 }; 2];
+        for reason in [DropReason::NoNeighbour, DropReason::TableFull, DropReason::NoRoute] {
+            shared.workers()[0].dropped(reason).add(10);
+        }
+        let mut server = sample::real_server("192.0.2.1", CheckState::Down);
+        server.checks[0].not_run = Some("no socket".to_owned());
+        let other = CheckHealth { probe: "TCP 192.0.2.1:81".to_owned(), ..server.checks[0].clone() };
+        server.checks.push(other);
+        let all = ["192.0.2.1", "192.0.2.2"].map(|vip| sample::virtual_server(vip, vec![server.clone()]));
+        let health =
+            HealthReport { refused: Some("error".to_owned()), faults: 2, ..sample::report(all.into()) };
+        let _ = shared.health.set(Arc::new(move || health.clone()));
+        // Which asserts that.
+        let lines = warnings(&shared);
+        assert!(lines.len() > 25, "{lines:#?}");
     }
 
     #[test]
