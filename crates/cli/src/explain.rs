@@ -68,8 +68,11 @@ fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
 
 fn protocols() -> impl TypedValueParser<Value = Proto> {
     PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name)).map(|name| {
-        let found = Proto::NAMES.into_iter().find(|(known, _)| *known == name);
-        found.expect("the parser accepts only these names").1
+        Proto::NAMES
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .expect("the parser accepts only these names")
+            .1
     })
 }
 
@@ -210,11 +213,15 @@ fn row([mark, server, method, weight, active, inactive, standing]: [&str; 7]) ->
 
 /// Why a candidate is chosen or not.
 fn standing(contender: &CandidateReport) -> String {
-    let figures = contender.figures.iter().map(|figure| {
-        let value = format!("{:.3}", figure.value);
-        format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
-    });
-    let figures = figures.collect::<Vec<_>>().join(", ");
+    let figures = contender
+        .figures
+        .iter()
+        .map(|figure| {
+            let value = format!("{:.3}", figure.value);
+            format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
     let carries = u64::from(contender.active) + u64::from(contender.inactive);
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
     match contender.standing {

@@ -27,13 +27,14 @@ pub(super) fn run(arguments: &Arguments) -> Done {
     // The rest of the time is for the reply, which names what makes no progress. At most 45,000.
     let within_millis = (timeout * 3 / 4).as_millis() as u32;
     let (send, received) = mpsc::channel();
-    let asking = thread::Builder::new().spawn(move || {
-        let answer = Client::connect(&default_socket())
-            .and_then(|mut client| question::healthy(within_millis).ask(&mut client));
-        // The receiver is gone if the answer is late.
-        let _ = send.send(answer);
-    });
-    asking.map_err(|error| format!("a thread for the request: {error}"))?;
+    thread::Builder::new()
+        .spawn(move || {
+            let answer = Client::connect(&default_socket())
+                .and_then(|mut client| question::healthy(within_millis).ask(&mut client));
+            // The receiver is gone if the answer is late.
+            let _ = send.send(answer);
+        })
+        .map_err(|error| format!("a thread for the request: {error}"))?;
     match received.recv_timeout(timeout) {
         Ok(answer) => answer.map(|_| DONE).map_err(|failure| failure.to_string().into()),
         Err(_) => Err(format!("xvsd has not answered for {timeout:?}").into()),
@@ -41,8 +42,11 @@ pub(super) fn run(arguments: &Arguments) -> Done {
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text.parse().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or("a number of seconds from 0.01 to 60 is needed")
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.01..=60.0).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or("a number of seconds from 0.01 to 60 is needed")
 }
 
 #[cfg(test)]

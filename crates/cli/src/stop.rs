@@ -106,8 +106,8 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     };
     let mut removed = Vec::new();
     if let Some(folder) = folder() {
-        let released = Pins::of(&folder, &director).release();
-        let released = released
+        let released = Pins::of(&folder, &director)
+            .release()
             .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), folder.display()))?;
         removed.extend(released.iter().map(|interface| format!("{interface}: the kernel has its packets")));
     }

@@ -156,8 +156,11 @@ pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
 /// Whether there are VLANs on a link, or on its bond.
 fn has_vlans(link: &Link, links: &[Link]) -> bool {
     let bond = bond_of(link, links).map(|bond| bond.ifindex);
-    let vlans = links.iter().filter_map(|one| one.vlan);
-    vlans.into_iter().any(|vlan| vlan.over == link.ifindex || Some(vlan.over) == bond)
+    links
+        .iter()
+        .filter_map(|one| one.vlan)
+        .into_iter()
+        .any(|vlan| vlan.over == link.ifindex || Some(vlan.over) == bond)
 }
 
 /// The bond that a link is a member of.
@@ -170,8 +173,11 @@ pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<I
     links.iter().filter_map(move |link| {
         let bond = bond_of(link, links)?;
         let is_attached = interfaces.iter().any(|interface| interface.name == link.name);
-        let of_bond = interfaces.iter().filter_map(|interface| interface.bond.as_ref());
-        let is_followed = of_bond.into_iter().any(|of| of.name == bond.name);
+        let is_followed = interfaces
+            .iter()
+            .filter_map(|interface| interface.bond.as_ref())
+            .into_iter()
+            .any(|of| of.name == bond.name);
         (link.up && !is_attached && is_followed).then(|| chosen(link, bond))
     })
 }
@@ -231,8 +237,12 @@ fn below<'l>(bridge: &Link, links: &'l [Link]) -> Vec<&'l Link> {
     let mut found: Vec<&Link> = members(bridge, links).collect();
     let mut next = 0;
     while let Some(link) = found.get(next).copied() {
-        let over = links.iter().filter(|one| link.vlan.is_some_and(|vlan| vlan.over == one.ifindex));
-        let new: Vec<_> = over.chain(members(link, links)).filter(|one| !found.contains(one)).collect();
+        let new: Vec<_> = links
+            .iter()
+            .filter(|one| link.vlan.is_some_and(|vlan| vlan.over == one.ifindex))
+            .chain(members(link, links))
+            .filter(|one| !found.contains(one))
+            .collect();
         found.extend(new);
         next += 1;
     }

@@ -60,11 +60,15 @@ impl Config {
     /// The settings as they are at the start; `workers` is the number of workers that were started.
     pub fn settings(&self, workers: usize) -> Vec<Setting> {
         let document = serde_json::to_value(Self { workers: Some(workers), ..self.clone() });
-        let settings = document.map(keyed).unwrap_or_default().into_iter().map(|(key, value)| {
-            let source = self.sources.get(&key).copied().unwrap_or_default();
-            Setting { key, value, source }
-        });
-        settings.collect()
+        document
+            .map(keyed)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(key, value)| {
+                let source = self.sources.get(&key).copied().unwrap_or_default();
+                Setting { key, value, source }
+            })
+            .collect()
     }
 
     /// Checks what deserialization does not: ranges of values, and the interfaces.
@@ -176,8 +180,11 @@ impl Config {
     /// The files of the access lists of all services.
     pub fn list_files(&self) -> ListFiles {
         let files = [(ListKind::Deny, &self.deny_file), (ListKind::Allow, &self.allow_file)];
-        let given = files.into_iter().filter_map(|(kind, file)| Some((kind, file.clone()?)));
-        given.map(|(kind, file)| (ListKey { kind, service: None }, file)).collect()
+        files
+            .into_iter()
+            .filter_map(|(kind, file)| Some((kind, file.clone()?)))
+            .map(|(kind, file)| (ListKey { kind, service: None }, file))
+            .collect()
     }
 
     /// The filter of logged messages.

@@ -37,8 +37,12 @@ impl Credentials {
     /// # Errors
     /// [`ConfigError::Credentials`].
     pub fn read(config: &Config) -> Result<Self, ConfigError> {
-        let files = config.metrics_certificate.as_deref().zip(config.metrics_private_key.as_deref());
-        let certificate = files.map(|(certificate, key)| Certificate::read(certificate, key)).transpose();
+        let certificate = config
+            .metrics_certificate
+            .as_deref()
+            .zip(config.metrics_private_key.as_deref())
+            .map(|(certificate, key)| Certificate::read(certificate, key))
+            .transpose();
         let token = config.metrics_token_file.as_deref().map(token).transpose();
         certificate
             .and_then(|certificate| Ok(Self { certificate, token: token? }))

@@ -71,8 +71,8 @@ impl Events {
                     _ => tracing::info!("over: {warning}"),
                 }
             }
-            let all = warnings.into_iter();
-            let all = all.map(|warning| (warning.text.clone(), None, Some(warning.key.clone())));
+            let all =
+                warnings.into_iter().map(|warning| (warning.text.clone(), None, Some(warning.key.clone())));
             self.push(kind, epoch, None, all);
         }
     }
@@ -128,10 +128,11 @@ impl Events {
         let next = match query.from {
             Begin::Now => recorded.last + 1,
             Begin::Last(count) => recorded.first().max((recorded.last + 1).saturating_sub(count as u64)),
-            Begin::Since(millis) => {
-                let since = recorded.kept.iter().find(|event| event.at_millis >= millis);
-                since.map_or(recorded.last + 1, |event| event.number)
-            }
+            Begin::Since(millis) => recorded
+                .kept
+                .iter()
+                .find(|event| event.at_millis >= millis)
+                .map_or(recorded.last + 1, |event| event.number),
         };
         Ok(Listener { events: self.clone(), next, then: query.then })
     }
@@ -168,8 +169,9 @@ impl Listener {
     pub fn receive(&mut self, within: Duration) -> EventBatch {
         let recorded = self.events.recorded();
         let more = &self.events.more;
-        let waited = more.wait_timeout_while(recorded, within, |recorded| recorded.last < self.next);
-        let (recorded, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (recorded, _) = more
+            .wait_timeout_while(recorded, within, |recorded| recorded.last < self.next)
+            .unwrap_or_else(PoisonError::into_inner);
         let missed = recorded.first().saturating_sub(self.next);
         let begin = (self.next + missed).saturating_sub(recorded.first()) as usize;
         let events: Vec<_> = recorded.kept.iter().skip(begin).take(PART).cloned().collect();

@@ -54,10 +54,14 @@ pub fn shares(
     if workers > queues as usize {
         return Err(PlacementError::TooManyWorkers { workers, queues, interface: fewest.to_owned() });
     }
-    let shares = (0..workers).map(|worker| {
-        interfaces.iter().map(|(_, queues)| (0..*queues).skip(worker).step_by(workers).collect()).collect()
-    });
-    let shares: Vec<Vec<Vec<u32>>> = shares.collect();
+    let shares: Vec<Vec<Vec<u32>>> = (0..workers)
+        .map(|worker| {
+            interfaces
+                .iter()
+                .map(|(_, queues)| (0..*queues).skip(worker).step_by(workers).collect())
+                .collect()
+        })
+        .collect();
     let count = shares.first().map_or(0, |share| share.iter().map(Vec::len).sum());
     if count > MAX_SOCKETS {
         let (most, queues) = interfaces.iter().copied().max_by_key(|(_, queues)| *queues).unwrap_or_default();

@@ -80,8 +80,12 @@ impl SteeredItems {
 
     /// The networks steered for the firewall mark of a service.
     pub(crate) fn networks(&self, key: ServiceKey) -> impl Iterator<Item = Item> {
-        let items = self.by_service.get(&key).into_iter().flatten().copied();
-        items.filter(|item| matches!(item, Item::Network(_)))
+        self.by_service
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|item| matches!(item, Item::Network(_)))
     }
 }
 
@@ -194,8 +198,10 @@ pub(crate) fn replies_from(
     };
     let port = if destination.port == 0 { virtual_port } else { destination.port };
     let nat = method == ForwardingMethod::Nat;
-    let protocols = protocols.into_iter().filter(move |_| nat);
-    protocols.map(move |protocol| (protocol, Endpoint { port, ..destination }))
+    protocols
+        .into_iter()
+        .filter(move |_| nat)
+        .map(move |protocol| (protocol, Endpoint { port, ..destination }))
 }
 
 /// Whether a service has connections to more than one port: mark services, port 0, and FTP, whose data connections use

@@ -198,8 +198,10 @@ fn end_if(
 
 /// The number of connections and templates of removed destinations.
 fn orphans(snapshot: &Snapshot) -> u64 {
-    let removed = snapshot.destinations.iter().filter(|known| !known.available);
-    removed
+    snapshot
+        .destinations
+        .iter()
+        .filter(|known| !known.available)
         .map(|known| (known.live.load(), known.live.templates()))
         .map(|(load, templates)| u64::from(load.active) + u64::from(load.inactive) + u64::from(templates))
         .sum()

@@ -50,8 +50,10 @@ impl<L: Copy> Addresses<L> {
 
     /// The link that has an address, otherwise one whose network contains it.
     fn find(&self, addr: IpAddr) -> Option<L> {
-        let own = self.own.get(&addr).copied();
-        own.or_else(|| Some(self.networks.iter().find(|(network, _)| network.contains(addr))?.1))
+        self.own
+            .get(&addr)
+            .copied()
+            .or_else(|| Some(self.networks.iter().find(|(network, _)| network.contains(addr))?.1))
     }
 }
 
@@ -59,13 +61,15 @@ impl<'a> Attachment<'a> {
     /// The interfaces of a machine; those in `names` are attached. If one of these is gone or down, or if there are
     /// none, nothing is reported: the kernel's routes may differ once it is up.
     pub fn new<'n>(network: &'a Network, names: impl IntoIterator<Item = &'n str>) -> Self {
-        let attached = names.into_iter().map(|name| {
-            let link = network.link_named(name)?;
-            // While a bond is up, a member may be down.
-            let link = bond_of(link, &network.links).unwrap_or(link);
-            link.up.then_some(link.ifindex)
-        });
-        let attached: Option<BTreeSet<_>> = attached.collect();
+        let attached: Option<BTreeSet<_>> = names
+            .into_iter()
+            .map(|name| {
+                let link = network.link_named(name)?;
+                // While a bond is up, a member may be down.
+                let link = bond_of(link, &network.links).unwrap_or(link);
+                link.up.then_some(link.ifindex)
+            })
+            .collect();
         let Some(attached) = attached.filter(|attached| !attached.is_empty()) else { return Self::default() };
         let mut this = Self { network: Some(network), attached, ..Self::default() };
         for link in &network.links {
@@ -94,9 +98,10 @@ impl<'a> Attachment<'a> {
     pub fn towards(&self, key: impl Into<RouteKey>) -> Option<&'a Link> {
         let network = self.network?;
         let RouteAction::Unicast(hops) = &network.route_to(key)?.action else { return None };
-        let links =
-            hops.iter().filter_map(|hop| network.links.iter().find(|link| link.ifindex == hop.ifindex));
-        let links: Vec<_> = links.collect();
+        let links: Vec<_> = hops
+            .iter()
+            .filter_map(|hop| network.links.iter().find(|link| link.ifindex == hop.ifindex))
+            .collect();
         if links.iter().any(|link| self.is_attached(link)) {
             return None;
         }

@@ -45,9 +45,9 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict
     }
     let begun = service::find(p.packet, p.link, cx.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&cx.snapshot.settings);
-        let connected = admitted
-            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx));
-        connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
+        admitted
+            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx))
+            .or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
     });
     match begun {
         Ok(Begun::Connection(id) | Begun::Existing(id)) => {

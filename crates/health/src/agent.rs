@@ -28,8 +28,7 @@ impl Answer {
     pub(crate) fn read(line: &[u8]) -> Self {
         let mut answer = Self { text: shown(line), ..Self::default() };
         let words = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-        let words = words.split(|byte| b" \t,".contains(byte)).filter(|word| !word.is_empty());
-        for word in words {
+        for word in words.split(|byte| b" \t,".contains(byte)).filter(|word| !word.is_empty()) {
             match word.to_ascii_lowercase().as_slice() {
                 b"up" => answer.is_up = Some(true),
                 b"down" | b"fail" | b"failed" | b"stopped" => answer.is_up = Some(false),

@@ -175,14 +175,15 @@ pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
 /// The commands in a configuration, without those that read FIFOs.
 pub(super) fn scripts(configuration: &Configuration) -> impl Iterator<Item = &Script> {
     configuration.virtual_servers.iter().flat_map(|server| {
-        let of_server = server.quorum_up.iter().chain(&server.quorum_down);
-        of_server.chain(server.real_servers.iter().flat_map(|server| {
-            let checks = server.checks.iter().filter_map(|one| match &one.probe {
-                Probe::Script(script, _) => Some(script),
-                _ => None,
-            });
-            server.notify_up.iter().chain(&server.notify_down).chain(checks)
-        }))
+        server.quorum_up.iter().chain(&server.quorum_down).chain(server.real_servers.iter().flat_map(
+            |server| {
+                let checks = server.checks.iter().filter_map(|one| match &one.probe {
+                    Probe::Script(script, _) => Some(script),
+                    _ => None,
+                });
+                server.notify_up.iter().chain(&server.notify_down).chain(checks)
+            },
+        ))
     })
 }
 
@@ -350,8 +351,11 @@ pub(super) mod testing {
 
     /// Whether a process runs.
     pub(crate) fn runs(pid: &str) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+        fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+            .unwrap_or_default()
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
     }
 }
 

@@ -124,8 +124,12 @@ impl Handle {
     /// The services of the virtual servers.
     pub fn services(&self) -> Vec<ServiceKey> {
         let results = self.results.lock();
-        let virtual_servers = results.virtual_servers.iter().map(|one| one.state.virtual_server());
-        virtual_servers.flat_map(|one| one.services.iter().map(|(key, _)| *key).collect::<Vec<_>>()).collect()
+        results
+            .virtual_servers
+            .iter()
+            .map(|one| one.state.virtual_server())
+            .flat_map(|one| one.services.iter().map(|(key, _)| *key).collect::<Vec<_>>())
+            .collect()
     }
 
     /// The report, without the data that the control thread and the workers add: drift and the weights in force.

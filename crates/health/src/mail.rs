@@ -63,8 +63,7 @@ impl Mailer {
     }
 
     fn with(settings: &MailSettings, pace: Pace, queue: Arc<Queue>) -> Result<Self, String> {
-        let post = Post::new(settings)?;
-        let task = tokio::spawn(deliver_all(post, pace, queue.clone()));
+        let task = tokio::spawn(deliver_all(Post::new(settings)?, pace, queue.clone()));
         Ok(Self { settings: settings.clone(), pace, queue, task })
     }
 
@@ -223,19 +222,22 @@ impl Post {
     fn new(settings: &MailSettings) -> Result<Self, String> {
         let MailSettings { recipients, from, host, port, helo, timeout_seconds, router_id } = settings;
         let mailbox = |text: &String| {
-            let read = text.parse::<Mailbox>();
-            read.map_err(|error| format!("mail address `{text}`: {error}; correct it in the keepalived.conf"))
+            text.parse::<Mailbox>()
+                .map_err(|error| format!("mail address `{text}`: {error}; correct it in the keepalived.conf"))
         };
         let refused = |why: &String| tracing::error!("no mails to this recipient: {why}");
-        let usable = recipients.iter().map(mailbox).filter_map(|read| read.inspect_err(refused).ok());
-        let usable: Vec<_> = usable.collect();
+        let usable: Vec<_> =
+            recipients.iter().map(mailbox).filter_map(|read| read.inspect_err(refused).ok()).collect();
         if usable.is_empty() {
             return Err("no recipient can be used; correct `notification_email`".to_owned());
         }
         // Any server can offer TLS to a client that would also send in clear, so certificates are not examined.
         let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
-        let tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build();
-        let tls = tls.map_err(|error| format!("mail server `{host}`: {error}; correct `smtp_server`"))?;
+        let tls = tls
+            .dangerous_accept_invalid_certs(true)
+            .dangerous_accept_invalid_hostnames(true)
+            .build()
+            .map_err(|error| format!("mail server `{host}`: {error}; correct `smtp_server`"))?;
         Ok(Self {
             from: mailbox(from)?,
             recipients: usable,
@@ -296,14 +298,20 @@ impl Post {
     }
 
     fn message(&self, Letter { at, subject, text }: &Letter) -> Result<Vec<u8>, lettre::error::Error> {
-        let message = self.recipients.iter().fold(Message::builder(), |builder, to| builder.to(to.clone()));
-        let message = message.from(self.from.clone()).date(*at).message_id(None).subject(subject.clone());
+        let message = self
+            .recipients
+            .iter()
+            .fold(Message::builder(), |builder, to| builder.to(to.clone()))
+            .from(self.from.clone())
+            .date(*at)
+            .message_id(None)
+            .subject(subject.clone());
         Ok(message.header(ContentType::TEXT_PLAIN).body(text.clone())?.formatted())
     }
 
     async fn attempt(&self, recipient: &Mailbox, message: &[u8], pace: Pace) -> Result<(), Failure> {
-        let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()]);
-        let envelope = envelope.map_err(|error| Failure::ForGood(error.to_string().into()))?;
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()])
+            .map_err(|error| Failure::ForGood(error.to_string().into()))?;
         let sent = timeout(pace.attempt, self.send(&envelope, message)).await;
         sent.unwrap_or_else(|_| Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())))
     }

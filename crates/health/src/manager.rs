@@ -337,9 +337,11 @@ impl<E: Environment> Manager<E> {
         let named: HashSet<_> = new.virtual_servers.iter().flat_map(keys).collect();
         self.removed.extend(before.iter().flat_map(|one| keys(one.state.virtual_server())));
         self.removed.retain(|key| !named.contains(key));
-        let before = before.into_iter().enumerate();
-        let mut before: HashMap<_, _> =
-            before.map(|(index, one)| (one.state.virtual_server().identity(), (index, one))).collect();
+        let mut before: HashMap<_, _> = before
+            .into_iter()
+            .enumerate()
+            .map(|(index, one)| (one.state.virtual_server().identity(), (index, one)))
+            .collect();
         let globals = Arc::new(new.globals);
         let mut later_notices = Vec::new();
         for (index, (virtual_server, prepared)) in new.virtual_servers.into_iter().zip(prepared).enumerate() {

@@ -90,8 +90,7 @@ impl Notifier {
         if let Some((mailer, settings)) = self.mailer.as_ref().zip(self.globals.mail.as_ref())
             && notice.is_mailed(&self.globals)
         {
-            let subject = notice.subject(&settings.router_id);
-            mailer.send(Letter::now(subject, format!("{text}\n")));
+            mailer.send(Letter::now(notice.subject(&settings.router_id), format!("{text}\n")));
         }
     }
 
@@ -103,8 +102,7 @@ impl Notifier {
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.scripts.push_back((program, what));
         if waiting.scripts.len() > WAITING_MAX {
-            let oldest = waiting.scripts.pop_front();
-            let what = oldest.map(|(_, what)| what).unwrap_or_default();
+            let what = waiting.scripts.pop_front().map(|(_, what)| what).unwrap_or_default();
             tracing::error!("virtual_server {virtual_server}: {WAITING_MAX} scripts wait; left out: {what}");
         }
         if !std::mem::replace(&mut waiting.has_worker, true) {
@@ -163,9 +161,9 @@ async fn run_queue(queue: Arc<Queue>, running: Arc<Semaphore>) {
 async fn open_fifos(globals: Globals) -> Vec<Fifo> {
     let opening = run_blocking(move || {
         let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
-        let opened =
-            fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
-        opened.collect()
+        fifos
+            .filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok())
+            .collect()
     });
     let opened = timeout(OPENING_TIME, opening).await;
     if opened.is_err() {

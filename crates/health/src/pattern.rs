@@ -118,8 +118,9 @@ impl Search {
     /// The verdict for a search that found a match which starts at this offset.
     fn verdict(&self, found: Result<Option<usize>, pcre2::Error>) -> Result<(), BodyError> {
         let Pattern { text, is_unwanted, most_offset, .. } = &self.pattern;
-        let found = found.map_err(|error| BodyError::Search { text: text.clone(), error })?;
-        let matches = found.is_some_and(|start| most_offset.is_none_or(|most| start <= most));
+        let matches = found
+            .map_err(|error| BodyError::Search { text: text.clone(), error })?
+            .is_some_and(|start| most_offset.is_none_or(|most| start <= most));
         match (matches, is_unwanted) {
             (true, true) => Err(BodyError::Unwanted(text.clone())),
             (false, false) => Err(BodyError::NoMatch(text.clone())),

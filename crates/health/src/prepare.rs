@@ -34,8 +34,11 @@ impl Prepared {
     pub fn scripts(&self) -> Vec<xvs_helper::request::Script> {
         let globals = &self.configuration.globals;
         let readers = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo).filter_map(reader);
-        let all = scripts(&self.configuration).cloned().chain(readers);
-        all.map(|script| Program::new(&script, globals, RunLock::default()).requested()).collect()
+        scripts(&self.configuration)
+            .cloned()
+            .chain(readers)
+            .map(|script| Program::new(&script, globals, RunLock::default()).requested())
+            .collect()
     }
 }
 
@@ -157,11 +160,12 @@ impl PreparedUrl {
         let name = sent
             .or_else(|| server_name(url.host.as_ref().or(http.host.as_ref())?))
             .unwrap_or_else(|| ServerName::IpAddress(target.endpoint.ip().into()));
-        let request_target = request_target(&url.path).map_err(|error| {
-            let text = format!("`{}` is not a path: {error}", url.path);
-            faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
-        });
-        let request_target = request_target.ok()?;
+        let request_target = request_target(&url.path)
+            .map_err(|error| {
+                let text = format!("`{}` is not a path: {error}", url.path);
+                faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
+            })
+            .ok()?;
         let pattern = url.pattern.clone().map(Search::new).transpose().map_err(|error| {
             let text = error.to_string();
             faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });

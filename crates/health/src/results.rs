@@ -152,8 +152,11 @@ impl Results {
 
     /// The services that the virtual servers with these indices want.
     pub(super) fn desired_services(&self, indices: &BTreeSet<usize>) -> DesiredServices {
-        let desired = indices.iter().flat_map(|index| self.virtual_servers[*index].state.desired_services());
-        desired.map(|(key, service)| (key, Some(service))).collect()
+        indices
+            .iter()
+            .flat_map(|index| self.virtual_servers[*index].state.desired_services())
+            .map(|(key, service)| (key, Some(service)))
+            .collect()
     }
 }
 

@@ -78,8 +78,7 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
         (Some(certificate), Some(key)) => {
             let chain = certificates(certificate)?;
             let secret = private_key(key, tls.password.as_ref())?;
-            let config = builder.with_client_auth_cert(chain, secret);
-            config.map_err(|error| (Some(key), error.into()))?
+            builder.with_client_auth_cert(chain, secret).map_err(|error| (Some(key), error.into()))?
         }
         (Some(lone), None) | (None, Some(lone)) => {
             return Err((Some(lone), "`certificate` and `key` go together".into()));

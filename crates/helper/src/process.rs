@@ -118,8 +118,7 @@ fn help(before: &str, rules: Rules) -> io::Result<()> {
     // No program inherits it: each gets a separate standard input.
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     if let Some((count, why)) = before.split_once(' ') {
-        let count = count.parse::<u32>().map_err(io::Error::other)?;
-        send(&socket, &(count, why), &[])?;
+        send(&socket, &(count.parse::<u32>().map_err(io::Error::other)?, why), &[])?;
     }
     serve(&socket, Powers::Fixed(rules, raise_open_files()))
 }

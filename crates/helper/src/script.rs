@@ -124,9 +124,10 @@ pub fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), AccountErr
     let group = match group {
         None => user.gid,
         Some(name) => {
-            let group = Group::from_name(name)
-                .map_err(|error| AccountError::LookUp { name: name.to_owned(), error })?;
-            group.ok_or_else(|| AccountError::NoGroup(name.to_owned()))?.gid
+            Group::from_name(name)
+                .map_err(|error| AccountError::LookUp { name: name.to_owned(), error })?
+                .ok_or_else(|| AccountError::NoGroup(name.to_owned()))?
+                .gid
         }
     };
     Ok((user.uid.as_raw(), group.as_raw()))
@@ -182,8 +183,7 @@ fn is_program(path: &Path) -> bool {
 /// symbolic link.
 fn require_root_only(path: &Path, links: u32) -> Result<(), ScriptError> {
     use std::os::unix::fs::MetadataExt;
-    let path = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
-    for part in path.ancestors() {
+    for part in std::path::absolute(path).map_err(|error| unreadable(path, error))?.ancestors() {
         let metadata = part.symlink_metadata().map_err(|error| unreadable(part, error))?;
         if metadata.is_symlink() {
             let links = links.checked_sub(1).ok_or_else(|| ScriptError::TooManyLinks(part.to_owned()))?;

@@ -117,8 +117,10 @@ fn task(name: &str, powers: Powers) -> io::Result<&'static Known> {
         // The requester carries them out itself.
         Powers::Any => &[],
     };
-    let known = tasks.iter().find(|task| task.name == name);
-    known.ok_or_else(|| io::Error::other(format!("the helper process knows no task {name}")))
+    tasks
+        .iter()
+        .find(|task| task.name == name)
+        .ok_or_else(|| io::Error::other(format!("the helper process knows no task {name}")))
 }
 
 /// The command of a request, or why there is none.

@@ -8,8 +8,7 @@ use std::{fs, io};
 ///
 /// `/proc` is not mounted, or its file has another format.
 pub fn id() -> io::Result<[u64; 2]> {
-    let text = fs::read_to_string(BOOT_ID)?;
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let digits: String = fs::read_to_string(BOOT_ID)?.chars().filter(char::is_ascii_hexdigit).collect();
     let number =
         u128::from_str_radix(&digits, 16).map_err(|error| io::Error::other(format!("{BOOT_ID}: {error}")))?;
     Ok([number as u64, (number >> 64) as u64])

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 /// The name for a socket: its path, with `-` for each `/`, and `--` for each `-`. No two sockets have the same name.
 pub fn name_of(socket: &Path) -> String {
     let path = socket.to_string_lossy();
-    let path = path.trim_start_matches('/').replace('-', "--");
-    path.replace('/', "-")
+    path.trim_start_matches('/').replace('-', "--").replace('/', "-")
 }
 
 /// The socket for a name, if its path begins at the root.

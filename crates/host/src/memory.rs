@@ -19,12 +19,14 @@ pub struct CgroupLimit {
 pub fn cgroup_limit() -> Option<CgroupLimit> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
-        // `max` or a missing file means no limit; so does the number in version 1, which exceeds any memory.
-        let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
-        (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
-    });
-    limits.min_by_key(|limit| limit.bytes)
+    limit_files(&mounts, &own)
+        .into_iter()
+        .filter_map(|file| {
+            // `max` or a missing file means no limit; so does the number in version 1, which exceeds any memory.
+            let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+            (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
+        })
+        .min_by_key(|limit| limit.bytes)
 }
 
 /// The files with the memory limits that may apply, from the process's own control group up to the mount point.
@@ -82,8 +84,7 @@ impl HugePages {
 
 /// The number for a name in `/proc/meminfo`. Source: proc_meminfo(5).
 fn number(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
+    meminfo.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// Available memory, in pages.

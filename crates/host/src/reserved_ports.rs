@@ -102,10 +102,10 @@ fn free(own: (u16, u16), reserved: &[(u16, u16)]) -> usize {
 
 /// Parses a list of ports and ranges in the kernel's format, `80,8000-8010`.
 pub fn ranges(text: &str) -> Vec<(u16, u16)> {
-    let ranges = text.trim().split(',').filter_map(|range| {
-        pair(range, |c| c == '-').or_else(|| range.parse().ok().map(|port| (port, port)))
-    });
-    ranges.collect()
+    text.trim()
+        .split(',')
+        .filter_map(|range| pair(range, |c| c == '-').or_else(|| range.parse().ok().map(|port| (port, port))))
+        .collect()
 }
 
 /// Parses two ports with a separator between them.

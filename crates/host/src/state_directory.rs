@@ -133,8 +133,7 @@ impl StateDirectory {
             .ok()?
             .filter_map(|entry| {
                 let path = entry.ok()?.path();
-                let bytes = (path != self.path).then(|| bytes_left(&path)).flatten()?;
-                Some((bytes, path))
+                Some(((path != self.path).then(|| bytes_left(&path)).flatten()?, path))
             })
             .collect();
         left.sort_unstable();

@@ -279,8 +279,10 @@ impl Draft {
             OptionName::Upper => self.destination.upper_threshold = ranged(text, numbers, "u_threshold")?,
             OptionName::Lower => self.destination.lower_threshold = ranged(text, numbers, "l_threshold")?,
             OptionName::TunnelType => {
-                let known = TUNNELS.into_iter().find(|(known, _)| *known == text);
-                let (known, _) = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
+                let (known, _) = TUNNELS
+                    .into_iter()
+                    .find(|(known, _)| *known == text)
+                    .ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
                 self.tunnel_type = known;
             }
             OptionName::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
@@ -515,8 +517,10 @@ impl Draft {
 
 fn group(text: &str) -> Result<IpAddr, LineError> {
     let family = if text.contains(':') { "IPv6" } else { "IPv4" };
-    let group = text.parse().ok().filter(IpAddr::is_multicast);
-    group.ok_or_else(|| LineError::usage(format!("invalid {family} mcast-group `{text}'")))
+    text.parse()
+        .ok()
+        .filter(IpAddr::is_multicast)
+        .ok_or_else(|| LineError::usage(format!("invalid {family} mcast-group `{text}'")))
 }
 
 /// The value of an option that the option matrix requires.

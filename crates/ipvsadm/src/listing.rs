@@ -98,8 +98,7 @@ impl Session<'_> {
             let line = service_line(row, list, &names);
             self.out.write_all(line.as_bytes())?;
             for dest in &row.destinations {
-                let line = destination_line(&row.key, dest, list, &names);
-                self.out.write_all(line.as_bytes())?;
+                self.out.write_all(destination_line(&row.key, dest, list, &names).as_bytes())?;
             }
         }
         Ok(())
@@ -150,8 +149,11 @@ impl<'a> Naming<'a> {
     /// An endpoint. The port's name is looked up for `protocol`; for `None` the port is printed as a number.
     pub(super) fn endpoint(&self, endpoint: Endpoint, protocol: Option<Protocol>) -> String {
         let host = self.0.and_then(|resolver| resolver.host_name(endpoint.addr));
-        let named = self.0.zip(protocol).filter(|_| endpoint.port != 0);
-        let port = named.and_then(|(resolver, protocol)| resolver.port_name(endpoint.port, protocol));
+        let port = self
+            .0
+            .zip(protocol)
+            .filter(|_| endpoint.port != 0)
+            .and_then(|(resolver, protocol)| resolver.port_name(endpoint.port, protocol));
         let port = port.unwrap_or_else(|| endpoint.port.to_string());
         match endpoint.addr {
             IpAddr::V4(addr) => format!("{}:{port}", host.unwrap_or_else(|| addr.to_string())),

@@ -67,11 +67,12 @@ fn values(option: OptionName) -> Option<Vec<&'static str>> {
 
 /// A line for each command with the options that it takes, and two that explain the placeholders.
 fn synopsis() -> String {
-    let commands = options::all().filter_map(|entry| match entry.option {
-        OptionName::Command(command) => Some(usage(command, entry)),
-        _ => None,
-    });
-    let mut lines: Vec<_> = commands.collect();
+    let mut lines: Vec<_> = options::all()
+        .filter_map(|entry| match entry.option {
+            OptionName::Command(command) => Some(usage(command, entry)),
+            _ => None,
+        })
+        .collect();
     lines.push(
         "SERVICE is -t ADDRESS[:PORT], -u ADDRESS[:PORT], --sctp-service ADDRESS[:PORT] or -f MARK [-6]"
             .to_owned(),

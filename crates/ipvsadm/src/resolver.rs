@@ -55,8 +55,10 @@ impl LookUps {
         }
         let (sender, receiver) = mpsc::channel();
         // The thread of a look-up without a reply remains until the program ends.
-        let thread = thread::Builder::new().spawn(move || sender.send(look_up()));
-        let result = thread.ok().and_then(|_| receiver.recv_timeout(limit).ok());
+        let result = thread::Builder::new()
+            .spawn(move || sender.send(look_up()))
+            .ok()
+            .and_then(|_| receiver.recv_timeout(limit).ok());
         self.given_up.set(result.is_none());
         result.flatten()
     }
@@ -124,8 +126,7 @@ fn port_of(services: &[Service], name: &str, protocol: Protocol) -> Option<u16> 
 /// The services in lines of `NAME PORT/PROTOCOL ALIAS… # comment`; other lines are skipped (services(5)).
 fn parse(text: &str) -> Vec<Service> {
     let services = text.lines().filter_map(|line| {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace();
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let name = words.next()?;
         let (port, protocol) = words.next()?.split_once('/')?;
         let protocol = match protocol {

@@ -161,8 +161,11 @@ impl Session<'_> {
 /// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of a noun of `xvs`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let is_xvs_line = text.starts_with(XVS_LINE);
-    let words = text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
-    let words: Vec<&str> = words.filter(|word| is_xvs_line || *word != "ipvsadm").collect();
+    let words: Vec<&str> = text
+        .split([' ', '\t', '\r', '\n'])
+        .filter(|word| !word.is_empty())
+        .filter(|word| is_xvs_line || *word != "ipvsadm")
+        .collect();
     Some(match &words[..] {
         [] => return None,
         [_, words @ ..] if is_xvs_line => {

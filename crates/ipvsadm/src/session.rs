@@ -35,10 +35,9 @@ impl Session<'_> {
     /// Runs a line other than `-R`.
     pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), LineError> {
         match parsed {
-            Parsed::Change(command) => {
-                let changed = question::change(command.clone()).ask(self.director);
-                changed.map_err(|failure| LineError::change(&failure))
-            }
+            Parsed::Change(command) => question::change(command.clone())
+                .ask(self.director)
+                .map_err(|failure| LineError::change(&failure)),
             Parsed::List(list) => self.list(list),
             Parsed::Save(names) => self.save(*names),
             Parsed::Help => Ok(write!(self.out, "{VERSION}{}", manual::help())?),

@@ -19,8 +19,10 @@ const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 /// A decimal number as `atoi` parses it, if it is in range; characters after it are ignored.
 pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     let text = text.trim_start_matches(BLANKS);
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let rest = digits.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let rest = text
+        .strip_prefix(['+', '-'])
+        .unwrap_or(text)
+        .trim_start_matches(|digit: char| digit.is_ascii_digit());
     number(&text[..text.len() - rest.len()], range)
 }
 
@@ -85,8 +87,12 @@ pub(super) fn ipv4(text: &str, resolver: &dyn Resolver) -> Option<Ipv4Addr> {
 /// An IPv4 address as inet_aton(3) parses it: one to four numbers, decimal, octal or hexadecimal; the last one fills
 /// the remaining bytes.
 fn inet_aton(text: &str) -> Option<Ipv4Addr> {
-    let address = text.split(|c: char| c.is_ascii_whitespace()).next()?;
-    let parts: Vec<u32> = address.split('.').map(c_number).collect::<Option<_>>()?;
+    let parts: Vec<u32> = text
+        .split(|c: char| c.is_ascii_whitespace())
+        .next()?
+        .split('.')
+        .map(c_number)
+        .collect::<Option<_>>()?;
     let (last, front) = parts.split_last()?;
     if front.len() > 3 || front.iter().any(|part| *part > 0xff) {
         return None;
@@ -133,8 +139,7 @@ pub fn scheduler_flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, Li
 
 /// The names of a scheduler's flags in listings. If a scheduler has named flags, its unnamed ones are not listed.
 pub(super) fn flag_names(flags: SchedulerFlags, scheduler: &str) -> String {
-    let named = FLAGS.iter().any(|(owner, ..)| *owner == Some(scheduler));
-    let owner = named.then_some(scheduler);
+    let owner = FLAGS.iter().any(|(owner, ..)| *owner == Some(scheduler)).then_some(scheduler);
     let names: Vec<&str> = FLAGS
         .iter()
         .filter(|(of, _, bit)| *of == owner && flags.0 & bit != 0)

@@ -114,13 +114,14 @@ impl Tree {
         let kept = match outside {
             [] => 0,
             // Without such a block, the nesting cannot be guessed.
-            _ => {
-                let innermost = self.open.iter().rposition(|(block, _)| outside.contains(&block.keyword()));
-                innermost.map_or(self.open.len(), |at| at + 1)
-            }
+            _ => self
+                .open
+                .iter()
+                .rposition(|(block, _)| outside.contains(&block.keyword()))
+                .map_or(self.open.len(), |at| at + 1),
         };
-        let unclosed = self.open[kept..].iter().map(|(block, _)| (block.place.clone(), block.text.clone()));
-        let unclosed = unclosed.collect();
+        let unclosed =
+            self.open[kept..].iter().map(|(block, _)| (block.place.clone(), block.text.clone())).collect();
         while self.open.len() > kept {
             self.close();
         }

@@ -90,8 +90,7 @@ fn entries_of(words: &[String]) -> Result<Vec<Entry>, &'static str> {
         [range, ref behind @ ..] => (range, port(behind.first().copied())?),
         [] => return Err("no address"),
     };
-    let addresses = addresses(range)?;
-    Ok(addresses.into_iter().map(|addr| Entry::Address(addr, port)).collect())
+    Ok(addresses(range)?.into_iter().map(|addr| Entry::Address(addr, port)).collect())
 }
 
 /// The addresses of one address, a range (last component or full address), or a network.

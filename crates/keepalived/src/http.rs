@@ -25,8 +25,13 @@ impl TlsStatements {
     /// The server name (SNI) for a URL. `host` is the `virtualhost` of the virtual server; the real server's
     /// `virtualhost` and address are not used.
     pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
-        let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
-        name.filter(|_| self.sends_name).cloned()
+        self.name
+            .as_ref()
+            .or(url.host.as_ref())
+            .or(http.host.as_ref())
+            .or(host)
+            .filter(|_| self.sends_name)
+            .cloned()
     }
 }
 
@@ -139,8 +144,7 @@ fn status(text: &str) -> Option<u16> {
 }
 
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
-    let text = faults.value(block)?;
-    let digest = hexadecimal::decode(text).and_then(|bytes| bytes.try_into().ok());
+    let digest = hexadecimal::decode(faults.value(block)?).and_then(|bytes| bytes.try_into().ok());
     if digest.is_none() {
         faults.refuse(block, "a digest is 32 hexadecimal digits");
     }

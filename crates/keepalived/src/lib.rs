@@ -88,8 +88,7 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
 
 /// The first label of the host name.
 pub fn host() -> String {
-    let name = uname().nodename().to_string_lossy().into_owned();
-    name.split('.').next().unwrap_or_default().to_owned()
+    uname().nodename().to_string_lossy().split('.').next().unwrap_or_default().to_owned()
 }
 
 fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {

@@ -30,15 +30,16 @@ pub fn parse(line: &str) -> Result<(Vec<Round>, &str), &'static str> {
 /// The arguments, separated by commas outside braces.
 fn separated(text: &str) -> Vec<&str> {
     let mut depth = 0;
-    let arguments = text.split(|char: char| {
+    text.split(|char: char| {
         match char {
             '{' => depth += 1,
             '}' => depth -= 1,
             _ => {}
         }
         char == ',' && depth == 0
-    });
-    arguments.map(str::trim).collect()
+    })
+    .map(str::trim)
+    .collect()
 }
 
 fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Round>, &'static str> {
@@ -60,10 +61,11 @@ fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Roun
     if (step > 0) != (start <= end) && start != end {
         return Err("its step leads away from its end; the order is ~SEQ(NAME, START, STEP, END)");
     }
-    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step))
-        .take_while(|number| if step > 0 { *number <= end } else { *number >= end });
-    let rounds: Vec<_> =
-        numbers.take(ROUNDS_MAX + 1).map(|number| vec![((*name).to_owned(), text(number))]).collect();
+    let rounds: Vec<_> = std::iter::successors(Some(start), |number| number.checked_add(step))
+        .take_while(|number| if step > 0 { *number <= end } else { *number >= end })
+        .take(ROUNDS_MAX + 1)
+        .map(|number| vec![((*name).to_owned(), text(number))])
+        .collect();
     if rounds.len() > ROUNDS_MAX { Err("it has more than 65,536 rounds") } else { Ok(rounds) }
 }
 

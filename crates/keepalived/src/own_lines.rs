@@ -85,8 +85,7 @@ fn apply_line(
             ServiceLine::Limit(limit) => Command::Add(Rule::Limit(ServiceLimit { service: *key, limit })),
             _ => Command::EditService { key: *key, options: options.clone() },
         };
-        let applied = state.apply(&command);
-        applied.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
+        state.apply(&command).map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
     }
     services.clone_from_slice(&changed);
     Ok(read)

@@ -415,8 +415,14 @@ impl IncludeRules {
 
 /// The regular files that match a pattern.
 fn files(pattern: &Path) -> Vec<PathBuf> {
-    let found = pattern.to_str().and_then(|pattern| glob::glob(pattern).ok());
-    found.into_iter().flatten().filter_map(Result::ok).filter(|path| path.is_file()).collect()
+    pattern
+        .to_str()
+        .and_then(|pattern| glob::glob(pattern).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|path| path.is_file())
+        .collect()
 }
 
 /// The alternatives of a pattern with braces, as in csh; they may be nested.

@@ -253,8 +253,7 @@ impl Settings {
             Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
         });
         let mut known = HashSet::new();
-        let keys = keys.filter(|key| known.insert(*key));
-        keys.map(|key| (key, self.options(key.family()))).collect()
+        keys.filter(|key| known.insert(*key)).map(|key| (key, self.options(key.family()))).collect()
     }
 
     fn options(&self, family: Family) -> ServiceOptions {

@@ -212,8 +212,7 @@ impl Faults {
             self.warn_of(block, format!("{why}; put it in quotes"));
         }
         let mut account = words.into_iter().take(most).skip(1);
-        let place = block.place.clone();
-        Some(Script { place, argv, text, user: account.next(), group: account.next() })
+        Some(Script { place: block.place.clone(), argv, text, user: account.next(), group: account.next() })
     }
 
     /// Reads a method: `NAT`, `DR`, `TUN` with its options, or `FULLNAT`, which keepalived does not have.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 /// The hexadecimal digits of these bytes, in lower case.
 pub fn encode(bytes: &[u8]) -> String {
-    let values = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    values
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
         .map(|value| char::from_digit(value.into(), 16).expect("a value below 16 is a hexadecimal digit"))
         .collect()
 }

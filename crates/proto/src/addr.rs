@@ -310,8 +310,7 @@ impl FromStr for Prefix {
             return text.parse().map(Self::host).map_err(|_| NotAPrefix);
         };
         let addr = addr.parse().map_err(|_| NotAPrefix)?;
-        let len = len.parse().map_err(|_| NotAPrefix)?;
-        Self::new(addr, len).ok_or(NotAPrefix)
+        Self::new(addr, len.parse().map_err(|_| NotAPrefix)?).ok_or(NotAPrefix)
     }
 }
 

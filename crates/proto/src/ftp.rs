@@ -83,8 +83,7 @@ pub fn passive_reply(data: &[u8]) -> Option<Reply> {
             b"229 " => {
                 let open = text.iter().position(|byte| *byte == b'(')?;
                 let (delimiter, text) = text[open + 1..].split_first()?;
-                let text = text.strip_prefix(&[*delimiter, *delimiter])?;
-                let (port, rest) = number::<u16>(text, 5)?;
+                let (port, rest) = number::<u16>(text.strip_prefix(&[*delimiter, *delimiter])?, 5)?;
                 rest.starts_with(&[*delimiter, b')']).then_some(Reply::ExtendedPassive(port))
             }
             _ => None,

@@ -390,8 +390,10 @@ impl Network {
 
     /// The route of a table to an address.
     fn route_in(&self, table: Table, dest: IpAddr) -> Option<&Route> {
-        let matching = self.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
-        matching.min_by_key(|route| (Reverse(route.dest.len()), route.metric))
+        self.routes
+            .iter()
+            .filter(|route| route.table == table && route.dest.contains(dest))
+            .min_by_key(|route| (Reverse(route.dest.len()), route.metric))
     }
 
     /// The lowest id that no link uses.
@@ -401,8 +403,7 @@ impl Network {
     /// If there are 65,536 links.
     pub fn free_link_id(&self) -> LinkId {
         let taken: BTreeSet<LinkId> = self.links.iter().map(|link| link.id).collect();
-        let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
-        free.expect("fewer than 65,536 links")
+        (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id)).expect("fewer than 65,536 links")
     }
 
     fn known_link(&self, name: &str) -> Result<&Link, NetworkError> {

@@ -84,8 +84,8 @@ impl Plain {
         let protocol = head[at(ipv4::field::PROTOCOL)];
         let part = half(head, at(ipv4::field::FLAGS_OFFSET.start));
         // In the machine's byte order, as RFC 1071 §2B allows: a correct sum is all ones in either order.
-        let words = [0, 4, 8, 12, 16].into_iter().map(|field| word(head, at(field)).to_be());
-        let sum: u64 = words.map(u64::from).sum();
+        let sum: u64 =
+            [0, 4, 8, 12, 16].into_iter().map(|field| word(head, at(field)).to_be()).map(u64::from).sum();
         // Not `&&`: a branch for each condition costs more than all conditions.
         let is_plain = (head[ethernet::field::DEST] == to.0)
             & (half(head, ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV4)

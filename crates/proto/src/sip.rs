@@ -48,8 +48,11 @@ fn field(line: &[u8]) -> Option<&[u8]> {
 /// The value without leading white space, which may include one line ending (§25.1, `SWS`).
 fn begun(value: &[u8]) -> &[u8] {
     let value = unindented(value);
-    let next = [&b"\r\n"[..], b"\r", b"\n"].iter().find_map(|end| value.strip_prefix(*end));
-    next.filter(|line| unindented(line).len() < line.len()).map_or(value, unindented)
+    [&b"\r\n"[..], b"\r", b"\n"]
+        .iter()
+        .find_map(|end| value.strip_prefix(*end))
+        .filter(|line| unindented(line).len() < line.len())
+        .map_or(value, unindented)
 }
 
 /// The number of bytes of a value that form a Call-ID: a word, or two words joined by `@`.

@@ -293,8 +293,9 @@ pub fn map_quoted(segment: &mut [u8], map: impl Fn(u32) -> u32) {
 
 /// The offsets of a segment's timestamp and of its echoed timestamp, if it has them.
 pub fn timestamps(segment: &[u8]) -> Option<[usize; 2]> {
-    let found = options(segment).find(|(kind, value)| *kind == kind::TIMESTAMPS && value.len() == 8);
-    found.map(|(_, value)| [value.start, value.start + 4])
+    options(segment)
+        .find(|(kind, value)| *kind == kind::TIMESTAMPS && value.len() == 8)
+        .map(|(_, value)| [value.start, value.start + 4])
 }
 
 /// Whether the checksum of a segment in this flow is correct.

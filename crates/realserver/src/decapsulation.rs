@@ -160,8 +160,10 @@ fn query(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
 
 /// Loads the program into the kernel and fills its maps; does not attach it.
 fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
-    let file = ObjectFile::open(IMAGE).map_err(refused("reading the XDP program"))?;
-    let object = file.load().map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
+    let object = ObjectFile::open(IMAGE)
+        .map_err(refused("reading the XDP program"))?
+        .load()
+        .map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
     for (name, addresses) in [(c"outer_dests", &tunnels.outer_dests), (c"virtuals", &tunnels.virtuals)] {
         fill(&object, name, addresses.iter().map(|&addr| address_key(addr)))?;
     }

@@ -30,8 +30,12 @@ impl Foreign {
     pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
         let reachable: Vec<_> = interfaces.reachable().collect();
         let mut all = Vec::new();
-        let names = interfaces.names().into_iter();
-        for link in names.filter_map(|name| interfaces.link(name)).filter(|link| !link.resolves) {
+        for link in interfaces
+            .names()
+            .into_iter()
+            .filter_map(|name| interfaces.link(name))
+            .filter(|link| !link.resolves)
+        {
             for &(addr, len) in &link.addresses {
                 if len == Prefix::host(addr).len()
                     && reachable.contains(&addr)
@@ -51,11 +55,13 @@ fn low(interfaces: &Interfaces, addr: IpAddr) -> Vec<String> {
     // The kernel uses the higher of the values for `all` and for the interface.
     let both = sysctl::quiet_arp(dev);
     let (of_all, of_dev) = both.split_at(both.len() / 2);
-    let pairs = of_all.iter().zip(of_dev).map(|(all, dev)| {
-        let [all, of_dev] = [&all.key, &dev.key].map(|key| sysctl::read(key).unwrap_or(0));
-        (all.max(of_dev), dev)
-    });
-    pairs
+    of_all
+        .iter()
+        .zip(of_dev)
+        .map(|(all, dev)| {
+            let [all, of_dev] = [&all.key, &dev.key].map(|key| sysctl::read(key).unwrap_or(0));
+            (all.max(of_dev), dev)
+        })
         .filter(|(value, minimum)| *value < minimum.at_least)
         .map(|(value, dev)| format!("{} is {value}, not {}", sysctl::name(&dev.key), dev.at_least))
         .collect()

@@ -52,12 +52,17 @@ impl Interfaces {
 
     /// The interface of the default route of the address's family.
     pub(crate) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
-        let defaults = self.network.routes.iter().filter(|route| {
-            route.table == Table::MAIN
-                && route.dest.is_default()
-                && route.dest.addr().is_ipv4() == addr.is_ipv4()
-        });
-        let action = defaults.min_by_key(|route| route.metric).map(|route| &route.action);
+        let action = self
+            .network
+            .routes
+            .iter()
+            .filter(|route| {
+                route.table == Table::MAIN
+                    && route.dest.is_default()
+                    && route.dest.addr().is_ipv4() == addr.is_ipv4()
+            })
+            .min_by_key(|route| route.metric)
+            .map(|route| &route.action);
         let Some(RouteAction::Unicast(hops)) = action else { return None };
         let ifindex = hops.first()?.ifindex;
         self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.as_str())
@@ -71,10 +76,11 @@ impl Interfaces {
 
     /// The addresses of this machine that can be reached from other links.
     pub(crate) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
-        let held = self.network.links.iter().flat_map(|link| &link.addresses).map(|&(addr, _)| addr);
-        held.filter(|addr| match addr {
-            IpAddr::V4(v4) => !v4.is_loopback(),
-            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        self.network.links.iter().flat_map(|link| &link.addresses).map(|&(addr, _)| addr).filter(|addr| {
+            match addr {
+                IpAddr::V4(v4) => !v4.is_loopback(),
+                IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+            }
         })
     }
 

@@ -84,8 +84,8 @@ impl Realserver {
         if !is_host(vip) {
             return Err(RealserverError::NotUnicast(vip));
         }
-        let default = before.as_ref().map(|before| before.dev.as_str());
-        let default = default.or_else(|| self.interfaces.default_dev(vip));
+        let default =
+            before.as_ref().map(|before| before.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
         let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
         let wanted = self.plan(vip, method, &dev, gue_port)?;
         let change = match before.as_ref().map(|before| before.differences(&wanted)) {
@@ -131,8 +131,12 @@ impl Realserver {
             let foreign = Foreign::all(&interfaces, &record).into_iter().find(|found| found.addr == vip);
             return Err(foreign.map_or(RealserverError::NotUp(vip), RealserverError::Foreign));
         }
-        let selected = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
-        selected.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
+        record
+            .virtuals
+            .iter()
+            .filter(|&(&up, _)| vip.is_none_or(|vip| vip == up))
+            .map(|(&vip, served)| Status::of(vip, served, &record, &interfaces))
+            .collect()
     }
 
     /// The host addresses that other programs have set up on this machine, which may be virtual ones.
@@ -160,8 +164,13 @@ impl Realserver {
         let before = record.virtuals.get(&vip);
         // An address that `up` added elsewhere moves; one that another program added stays, and would be a second one.
         let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
-        let added = before.into_iter().chain(former).filter(|served| served.address == Origin::Added);
-        let holders: Vec<_> = added.map(|served| &*served.holder).chain([holder]).collect();
+        let holders: Vec<_> = before
+            .into_iter()
+            .chain(former)
+            .filter(|served| served.address == Origin::Added)
+            .map(|served| &*served.holder)
+            .chain([holder])
+            .collect();
         if let Some(other) = self.interfaces.other_link_with(vip, &holders) {
             return Err(RealserverError::AnswersArp { vip, dev: other.name.clone() });
         }
@@ -213,8 +222,7 @@ impl Realserver {
         }
         self.locked.record.virtuals.insert(vip, served);
         self.save()?;
-        let local = self.interfaces.wait_until_local(vip);
-        local.map_err(failed(|| format!("waiting for {vip} on {holder}")))?;
+        self.interfaces.wait_until_local(vip).map_err(failed(|| format!("waiting for {vip} on {holder}")))?;
         self.remove_former(vip)
     }
 
@@ -228,8 +236,8 @@ impl Realserver {
         if served.method == Method::Tunnel {
             let inner_dev = if served.holder == TUNL0 { TUNL0 } else { &served.dev };
             let loose = sysctl::loose_source_check(inner_dev);
-            let strict = sysctl::checks_strictly(inner_dev);
-            let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
+            let strict = sysctl::checks_strictly(inner_dev)
+                .map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
             // A check that was strict until `up` of another virtual address changed it needs the setting, too.
             if strict || self.locked.record.settings.contains_key(&loose.key) {
                 minimums.push(loose);
@@ -248,8 +256,9 @@ impl Realserver {
                 && now.is_none_or(|now| now.holder != former.holder)
                 && let Some(ifindex) = self.interfaces.link(&former.holder).map(|link| link.ifindex)
             {
-                let removed = self.interfaces.remove_address(ifindex, vip);
-                removed.map_err(failed(|| format!("removing {vip} from {}", former.holder)))?;
+                self.interfaces
+                    .remove_address(ifindex, vip)
+                    .map_err(failed(|| format!("removing {vip} from {}", former.holder)))?;
             }
             if former.has_program_on(&former.dev) && now.is_none_or(|now| !now.has_program_on(&former.dev)) {
                 self.update_program(vip, &former.dev)?;
@@ -263,8 +272,9 @@ impl Realserver {
         }
         for dev in raised {
             if let Some(ifindex) = self.interfaces.link(&dev).map(|link| link.ifindex) {
-                let lowered = self.interfaces.set(ifindex, AdminState::Down);
-                lowered.map_err(failed(|| format!("setting {dev} down as it was")))?;
+                self.interfaces
+                    .set(ifindex, AdminState::Down)
+                    .map_err(failed(|| format!("setting {dev} down as it was")))?;
             }
         }
         self.locked.record = record;
@@ -367,8 +377,10 @@ impl Served {
     /// The differences that `up` with another form makes, each as "method dr to tunnel".
     fn differences(&self, wanted: &Self) -> Vec<String> {
         let names = ["method", "interface", "address on", "GUE port"];
-        let pairs = names.into_iter().zip(self.parts()).zip(wanted.parts());
-        pairs
+        names
+            .into_iter()
+            .zip(self.parts())
+            .zip(wanted.parts())
             .filter_map(|((name, before), now)| Some((name, before?, now?)))
             .filter(|(_, before, now)| before != now)
             .map(|(name, before, now)| format!("{name} {before} to {now}"))

@@ -120,8 +120,7 @@ impl Status {
             if let Some(value) = value.filter(|&value| value < setting.set) {
                 self.problems.push(format!("{name} is {value} and must be {}", setting.set));
             }
-            let purpose = purpose(key);
-            self.settings.push(SettingStatus { name, value, found: setting.found, purpose });
+            self.settings.push(SettingStatus { name, value, found: setting.found, purpose: purpose(key) });
         }
     }
 
@@ -137,8 +136,8 @@ impl Status {
         match program.map_err(|error| RealserverError::Decap { vip: self.vip, error })? {
             AttachedProgram::Decapsulation(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
-                let counters = decapsulation::counters(link.ifindex);
-                let counters = counters.map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
+                let counters = decapsulation::counters(link.ifindex)
+                    .map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
                 self.counters = Some(counters);
             }
             AttachedProgram::None => {

@@ -16,8 +16,10 @@ pub(crate) struct MinimumValue {
 /// The settings with which an interface sends no ARP replies for addresses on other interfaces, and no ARP requests
 /// with them as sender.
 pub(crate) fn quiet_arp(dev: &str) -> Vec<MinimumValue> {
-    let devs = ["all", dev].into_iter();
-    devs.flat_map(|dev| [minimum(dev, "arp_ignore", 1), minimum(dev, "arp_announce", 2)]).collect()
+    ["all", dev]
+        .into_iter()
+        .flat_map(|dev| [minimum(dev, "arp_ignore", 1), minimum(dev, "arp_announce", 2)])
+        .collect()
 }
 
 /// The setting with which packets are accepted even if their replies leave through another interface.

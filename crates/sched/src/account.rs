@@ -105,8 +105,9 @@ impl Account {
     ) -> Self {
         (0..candidates.len()).fold(self, |account, position| {
             let share = Share::of(position, candidates, &overhead);
-            let account = account.with(position, Figure::new(name, share.overhead as f64));
-            account.with(position, Figure::new("ratio", share.ratio()))
+            account
+                .with(position, Figure::new(name, share.overhead as f64))
+                .with(position, Figure::new("ratio", share.ratio()))
         })
     }
 }

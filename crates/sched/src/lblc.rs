@@ -40,10 +40,10 @@ impl Lblc {
 
 impl Scheduler for Lblc {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let valid = self.known(request).filter(|&position| {
-            !candidates.weight(position).is_quiescent() && !is_busy(position, candidates)
-        });
-        let position = valid.or_else(|| least(0..candidates.len(), candidates, Load::overhead));
+        let position = self
+            .known(request)
+            .filter(|&position| !candidates.weight(position).is_quiescent() && !is_busy(position, candidates))
+            .or_else(|| least(0..candidates.len(), candidates, Load::overhead));
         Choice { position, state }
     }
 
@@ -60,8 +60,7 @@ impl Scheduler for Lblc {
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "the one remembered for the packet's destination address, unless it is quiescent, or busy while \
                     another one idles; else the lowest (256 × active + inactive connections) ÷ weight";
-        let account = Account::new(KIND.name, rule, candidates.len());
-        account.with_known(self.known(request), candidates)
+        Account::new(KIND.name, rule, candidates.len()).with_known(self.known(request), candidates)
     }
 
     fn memory(&self) -> Option<&Arc<Memory>> {

@@ -38,8 +38,7 @@ impl Lblcr {
         let now = request.now_millis;
         let mut entry = self.memory.find(request.dest.addr).unwrap_or_else(|| Entry::new(now));
         entry.used_millis = now;
-        let known = self.positions(&entry);
-        let own = least(known, candidates, Load::overhead);
+        let own = least(self.positions(&entry), candidates, Load::overhead);
         let unchanged = now > entry.changed_millis + self.memory.expiration_millis();
         if unchanged
             && entry.members().len() > 1

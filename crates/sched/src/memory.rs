@@ -122,8 +122,9 @@ impl Memory {
     /// Stores an entry for an address, unless another thread is writing to the same slot.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
         let key = self.key_of(addr);
-        let known = self.places(key).find(|place| self.key(*place) == key);
-        let place = known
+        let place = self
+            .places(key)
+            .find(|place| self.key(*place) == key)
             .or_else(|| self.places(key).find(|place| self.key(*place) == 0))
             .or_else(|| self.places(key).min_by_key(|place| self.slots[*place].used_millis()));
         if let Some(place) = place {

@@ -82,8 +82,9 @@ fn fill(setup: &Setup<'_>) -> Box<[u32]> {
     let divisor = weights.clone().fold(0, gcd).max(1);
     let heaviest = weights.max().unwrap_or(0) / divisor;
     let shift = (u32::BITS - heaviest.leading_zeros()).saturating_sub(WEIGHT_BITS);
-    let takes_part = (0..).zip(setup.destinations).filter(|(_, destination)| destination.last_weight.0 > 0);
-    let mut walks: Vec<Walk> = takes_part
+    let mut walks: Vec<Walk> = (0..)
+        .zip(setup.destinations)
+        .filter(|(_, destination)| destination.last_weight.0 > 0)
         .map(|(position, destination)| {
             let addr = in_family(destination.endpoint.addr, setup.family);
             let port = destination.endpoint.port;
@@ -125,8 +126,7 @@ fn in_family(addr: IpAddr, family: Option<Family>) -> IpAddr {
 
 /// The low half of a SipHash over the sum of address, port and offset.
 fn hash(key: u64, addr: IpAddr, port: u16, offset: u32) -> u32 {
-    let value = offset.wrapping_add(port.into()).wrapping_add(folded(addr));
-    sip(key, &value.to_le_bytes()) as u32
+    sip(key, &offset.wrapping_add(port.into()).wrapping_add(folded(addr)).to_le_bytes()) as u32
 }
 
 fn slot(hash: u32) -> usize {

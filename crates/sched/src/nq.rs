@@ -23,10 +23,11 @@ impl Scheduler for Nq {
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "the first that is idle, without active connections; if none is, the lowest \
                     (active connections + 1) ÷ weight";
-        let account = Account::new(KIND.name, rule, candidates.len());
-        let account = account.with_shares(EXPECTED, candidates, expected);
-        let idle = (0..candidates.len()).filter(|position| is_idle(*position, candidates));
-        idle.fold(account, |account, position| account.with(position, Figure::count("idle", 1)))
+        let account =
+            Account::new(KIND.name, rule, candidates.len()).with_shares(EXPECTED, candidates, expected);
+        (0..candidates.len())
+            .filter(|position| is_idle(*position, candidates))
+            .fold(account, |account, position| account.with(position, Figure::count("idle", 1)))
     }
 }
 

@@ -16,8 +16,9 @@ struct Ovf;
 
 impl Scheduler for Ovf {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
-        let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
-        let roomy = usable.filter(|position| room(*position, candidates) > 0);
+        let roomy = (0..candidates.len())
+            .filter(|position| candidates.usable(*position))
+            .filter(|position| room(*position, candidates) > 0);
         Choice { position: heaviest(roomy, candidates), state }
     }
 

@@ -20,8 +20,11 @@ struct Rr {
 
 impl Rr {
     fn new(setup: &Setup<'_>) -> Self {
-        let all = setup.destinations.iter().enumerate();
-        let weighted = all.filter(|(_, destination)| !destination.weight.is_quiescent());
+        let weighted = setup
+            .destinations
+            .iter()
+            .enumerate()
+            .filter(|(_, destination)| !destination.weight.is_quiescent());
         Self { weighted: weighted.map(|(position, _)| position).collect() }
     }
 
@@ -42,10 +45,11 @@ impl Scheduler for Rr {
 
     fn account(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "in turn, beginning after the last choice; a weight matters only if it is 0";
-        let turns = (1..).zip(self.turns(state));
-        turns.fold(Account::new(KIND.name, rule, candidates.len()), |account, (turn, position)| {
-            account.with(position, Figure::count("turn", turn))
-        })
+        (1..)
+            .zip(self.turns(state))
+            .fold(Account::new(KIND.name, rule, candidates.len()), |account, (turn, position)| {
+                account.with(position, Figure::count("turn", turn))
+            })
     }
 }
 

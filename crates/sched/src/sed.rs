@@ -20,8 +20,7 @@ impl Scheduler for Sed {
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "the lowest (active connections + 1) ÷ weight; the first in order wins a tie";
-        let account = Account::new(KIND.name, rule, candidates.len());
-        account.with_shares(EXPECTED, candidates, expected)
+        Account::new(KIND.name, rule, candidates.len()).with_shares(EXPECTED, candidates, expected)
     }
 }
 

@@ -171,8 +171,7 @@ impl FromStr for ServiceKey {
         if kind == "FWM" {
             // ipvsadm lists marks as signed numbers.
             let mark = name.parse().or_else(|_| name.parse().map(i32::cast_unsigned));
-            let mark = mark.ok().filter(|mark| *mark != 0).ok_or(NotAService)?;
-            return Ok(Self::Mark { mark, family });
+            return Ok(Self::Mark { mark: mark.ok().filter(|mark| *mark != 0).ok_or(NotAService)?, family });
         }
         let known = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
         let protocol = known.into_iter().find(|known| known.to_string() == *kind).ok_or(NotAService)?;

@@ -23,10 +23,13 @@ struct Sh {
 
 impl Sh {
     fn new(setup: &Setup<'_>) -> Self {
-        let shares = (0..).zip(setup.destinations).flat_map(|(position, destination)| {
-            std::iter::repeat_n(position, destination.weight.0.max(1) as usize)
-        });
-        let round: Vec<u32> = shares.take(BUCKETS).collect();
+        let round: Vec<u32> = (0..)
+            .zip(setup.destinations)
+            .flat_map(|(position, destination)| {
+                std::iter::repeat_n(position, destination.weight.0.max(1) as usize)
+            })
+            .take(BUCKETS)
+            .collect();
         Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
     }
 

@@ -43,8 +43,8 @@ impl Scheduler for Twos {
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "of two that are drawn at random, by their weights, the one with the lower \
                     (256 × active + inactive connections) ÷ weight";
-        let account = Account::new(KIND.name, rule, candidates.len());
-        let account = account.with_shares(OVERHEAD, candidates, Load::overhead);
+        let account =
+            Account::new(KIND.name, rule, candidates.len()).with_shares(OVERHEAD, candidates, Load::overhead);
         Account { certainty: Certainty::Chance, ..account }
     }
 }

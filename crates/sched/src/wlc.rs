@@ -19,8 +19,7 @@ impl Scheduler for Wlc {
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "the lowest (256 × active + inactive connections) ÷ weight; the first in order wins a tie";
-        let account = Account::new(KIND.name, rule, candidates.len());
-        account.with_shares(OVERHEAD, candidates, Load::overhead)
+        Account::new(KIND.name, rule, candidates.len()).with_shares(OVERHEAD, candidates, Load::overhead)
     }
 }
 

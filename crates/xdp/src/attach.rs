@@ -369,8 +369,9 @@ pub fn attach(
     if is_loopback.map_err(|error| kernel_error(interface, error))? {
         return Err(AttachError::Loopback { interface: interface.to_owned() });
     }
-    let driver = Request::new(interface).and_then(|mut request| request.driver());
-    let driver = driver.map_err(|error| kernel_error(interface, error))?;
+    let driver = Request::new(interface)
+        .and_then(|mut request| request.driver())
+        .map_err(|error| kernel_error(interface, error))?;
     if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }

@@ -26,8 +26,7 @@ pub struct CardSettings {
 /// The number of packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count
 /// them separately. Emulated cards deliver them nevertheless. Cost: three requests to the kernel.
 pub fn short_packets(interface: &str) -> u64 {
-    let counters = statistics(interface).unwrap_or_default();
-    counters.get("rx_short_length_errors").copied().unwrap_or(0)
+    statistics(interface).unwrap_or_default().get("rx_short_length_errors").copied().unwrap_or(0)
 }
 
 /// The counters of an interface, by the names in `ethtool -S`. Cost: three requests to the kernel.

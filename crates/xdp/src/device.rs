@@ -202,15 +202,20 @@ impl Program {
 /// each descriptor of each process.
 fn holder(ifindex: u32, program: u32) -> Option<u32> {
     let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let mut pids = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|process| process.file_name().to_str()?.parse().ok());
     pids.find(|pid| has_descriptor(*pid, &wanted))
 }
 
 /// Whether a process has a descriptor whose information contains these lines.
 fn has_descriptor(pid: u32, wanted: &[String]) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    descriptors
+    fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .into_iter()
+        .flatten()
+        .flatten()
         .map(|descriptor| fs::read_to_string(descriptor.path()).unwrap_or_default())
         .any(|info| wanted.iter().all(|wanted| info.lines().any(|line| line == wanted)))
 }

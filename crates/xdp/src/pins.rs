@@ -116,8 +116,10 @@ fn mount_on_host() -> io::Result<()> {
     let host = host?;
     let root = root?;
     let thread = thread::Builder::new().name("xvs-mount".to_owned());
-    let mounted = thread.spawn(move || mount_in(&host, &root))?.join();
-    mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
+    thread
+        .spawn(move || mount_in(&host, &root))?
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
 }
 
 /// Moves the calling thread into a mount namespace with this root, and mounts a bpffs there.
@@ -135,10 +137,9 @@ fn mount_in(namespace: &fs::File, root: &fs::File) -> io::Result<()> {
 pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String> {
     let directors = names(folder).ok()?;
     let pinned = LinkInfo { program, interface };
-    directors.into_iter().find(|director| {
-        let links = Pins::of(folder, director).links();
-        links.iter().any(|(_, info)| *info == pinned)
-    })
+    directors
+        .into_iter()
+        .find(|director| Pins::of(folder, director).links().iter().any(|(_, info)| *info == pinned))
 }
 
 /// The pins of one director.
@@ -218,15 +219,18 @@ impl Pins {
 
     /// The pinned links.
     fn links(&self) -> Vec<(OwnedFd, LinkInfo)> {
-        let names = names(&self.folder).unwrap_or_default().into_iter();
-        names.filter_map(|name| open_link(&self.path(&name)).ok()).collect()
+        names(&self.folder)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|name| open_link(&self.path(&name)).ok())
+            .collect()
     }
 }
 
 /// The names in a directory, with each `:` of the bpffs replaced by `.`.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
-    let names = names.collect::<io::Result<Vec<OsString>>>()?;
+    let names =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<OsString>>>()?;
     Ok(names.iter().map(|name| name.to_string_lossy().replace(':', ".")).collect())
 }
 

@@ -52,8 +52,11 @@ pub fn handle() -> io::Result<()> {
 /// The refused calls: the filter's kind, the call's number, and the count.
 pub fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
     REFUSED.iter().enumerate().flat_map(|(kind, all)| {
-        let counts = all.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
-        counts.filter(|(_, count)| *count > 0).map(move |(number, count)| (kind, number, count))
+        all.iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .enumerate()
+            .filter(|(_, count)| *count > 0)
+            .map(move |(number, count)| (kind, number, count))
     })
 }
 

@@ -151,9 +151,9 @@ impl Sockets {
             }
         }
         // An interface's settings may have changed since the memory was created.
-        let memory = memory.filter(|memory| memory.layout == layout_for(links, sizes));
-        let PacketMemory { umem, mut pool, .. } =
-            memory.map_or_else(|| PacketMemory::create(links, sizes), Ok)?;
+        let PacketMemory { umem, mut pool, .. } = memory
+            .filter(|memory| memory.layout == layout_for(links, sizes))
+            .map_or_else(|| PacketMemory::create(links, sizes), Ok)?;
         let needs_chains = links.iter().any(|link| link.attached.settings().needs_chains());
         let several_buffers = if needs_chains { sys::SEVERAL_BUFFERS } else { 0 };
         let config = xdp::xsk_socket_config {
@@ -183,11 +183,13 @@ impl Sockets {
                 sockets.push(when_free(|| Socket::open(id, link.attached, queue, &config, &umem))?);
             }
         }
-        let copied = sockets.iter().find(|socket| {
-            let options = xdp_options(socket.fd()).unwrap_or(XdpOptionsFlags::empty());
-            !options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY)
-        });
-        let copied = copied.map(|socket| links[usize::from(socket.link.0)].attached.interface());
+        let copied = sockets
+            .iter()
+            .find(|socket| {
+                let options = xdp_options(socket.fd()).unwrap_or(XdpOptionsFlags::empty());
+                !options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY)
+            })
+            .map(|socket| links[usize::from(socket.link.0)].attached.interface());
         let copy = match cause.or(copied) {
             Some(cause) => CopyMode::Copy { because_of: cause.to_owned() },
             None => CopyMode::ZeroCopy,

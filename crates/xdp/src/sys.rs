@@ -353,8 +353,10 @@ impl Request {
         if names[..3] != head {
             return Ok(None);
         }
-        let names = names[3..].chunks_exact(NAME_BYTES / size_of::<u32>()).take(count as usize);
-        let bytes = names.map(|name| name.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
+        let bytes = names[3..]
+            .chunks_exact(NAME_BYTES / size_of::<u32>())
+            .take(count as usize)
+            .map(|name| name.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
         Ok(Some(bytes.map(|name| text(&name)).collect()))
     }
 

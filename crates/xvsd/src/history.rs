@@ -79,13 +79,15 @@ pub(crate) fn drops(workers: &[Arc<WorkerCounters>]) -> impl Iterator<Item = u64
 /// The real servers whose next hop does not answer.
 pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| &service.members);
-    let silent = members.filter(|member| {
-        let destination = snapshot.destinations.find(member.id);
-        destination.is_some_and(|destination| {
-            matches!(snapshot.path_of_clients(destination), Path::NoNeighbour { .. })
+    members
+        .filter(|member| {
+            let destination = snapshot.destinations.find(member.id);
+            destination.is_some_and(|destination| {
+                matches!(snapshot.path_of_clients(destination), Path::NoNeighbour { .. })
+            })
         })
-    });
-    silent.map(|member| member.endpoint.addr).collect()
+        .map(|member| member.endpoint.addr)
+        .collect()
 }
 
 /// Why a packet was dropped: by a worker, or by the kernel before a worker received it.
@@ -191,8 +193,13 @@ impl History {
     /// The newest sample of at least this age; if there is none, the oldest sample.
     pub fn before(&self, now: Millis, age: Duration) -> Sample {
         let samples = lock(&self.0);
-        let old = samples.iter().rev().find(|sample| sample.at.until(now) >= age);
-        old.or_else(|| samples.front()).cloned().unwrap_or_default()
+        samples
+            .iter()
+            .rev()
+            .find(|sample| sample.at.until(now) >= age)
+            .or_else(|| samples.front())
+            .cloned()
+            .unwrap_or_default()
     }
 }
 

@@ -23,8 +23,9 @@ const SERVICES_SHOWN: usize = 10;
 /// [`ConfigError::Keepalived`].
 pub fn of(config: &Config) -> Result<Option<Prepared>, ConfigError> {
     let Some(path) = &config.keepalived.file else { return Ok(None) };
-    let read = read_usable(path, config.keepalived.config_id.as_deref());
-    read.map(Some).map_err(|error| ConfigError::Keepalived { path: path.clone(), text: error.to_string() })
+    read_usable(path, config.keepalived.config_id.as_deref())
+        .map(Some)
+        .map_err(|error| ConfigError::Keepalived { path: path.clone(), text: error.to_string() })
 }
 
 /// The reason why a keepalived.conf file cannot be used.

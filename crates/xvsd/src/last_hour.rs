@@ -73,9 +73,9 @@ impl LastHour {
         totals: impl FnOnce() -> Vec<(Total, u64)>,
         services: impl FnOnce() -> Vec<(ServiceKey, u64)>,
     ) {
-        let kept = kept.filter(|kept| kept.totals.at() <= now && kept.services.at() <= now);
-        let mut hour =
-            kept.unwrap_or_else(|| Hour { totals: Lines::begun(now), services: Lines::begun(now) });
+        let mut hour = kept
+            .filter(|kept| kept.totals.at() <= now && kept.services.at() <= now)
+            .unwrap_or_else(|| Hour { totals: Lines::begun(now), services: Lines::begun(now) });
         // The workers of this process count drops from zero.
         hour.totals.counted_anew(Total::DroppedPackets);
         hour.totals.resume(TOTALS, now, totals);
@@ -220,8 +220,12 @@ impl<K: Eq + Hash> Lines<K> {
     }
 
     fn counts(&self, key: &K) -> Counts {
-        let counts = self.lines.get(key).map_or(&[][..], |line| &line.counts);
-        counts.iter().map(|count| (*count != GAP).then_some(*count)).collect()
+        self.lines
+            .get(key)
+            .map_or(&[][..], |line| &line.counts)
+            .iter()
+            .map(|count| (*count != GAP).then_some(*count))
+            .collect()
     }
 }
 

@@ -57,8 +57,8 @@ impl Log {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let writing = Arc::new(Mutex::new(Writing::default()));
         let sink = Sink { to: stderr, writing: writing.clone() };
-        let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log");
-        let (lines, writer) = builder.finish(sink);
+        let (lines, writer) =
+            NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log").finish(sink);
         let losses = Losses { writing, overflowed: lines.error_counter() };
         let (filter, filter_handle) = reload::Layer::new(with_panics(filter));
         let (printer, printer_handle) = reload::Layer::new(printer(format, ansi, lines.clone()));

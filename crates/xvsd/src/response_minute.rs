@@ -47,8 +47,11 @@ impl ResponseMinutes {
         if minutes.begun.until(now) < MINUTE {
             return;
         }
-        let members = snapshot.services.iter().flat_map(|service| &service.members);
-        let times = members.map(|member| (member.id, responses(&member.live)));
+        let times = snapshot
+            .services
+            .iter()
+            .flat_map(|service| &service.members)
+            .map(|member| (member.id, responses(&member.live)));
         let all: ResponsesOf = times.filter(|(_, times)| !times.is_empty()).collect();
         let none = ResponseTimes::default();
         let of_minute =

@@ -99,14 +99,16 @@ impl Peers {
     /// The warnings about peers whose messages were refused lately.
     pub(crate) fn refusals(&self, now: Instant) -> Vec<Warning> {
         let all = lock(&self.0);
-        let warnings = all.iter().filter_map(|(address, peer)| {
-            let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
-            let address = address.ip();
-            let text =
-                format!("synchronization: a message from {address} was refused in the last minute: {why}");
-            Some(Warning::new(WarningKind::SyncMessageRefused, address, text))
-        });
-        warnings.collect()
+        all.iter()
+            .filter_map(|(address, peer)| {
+                let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
+                let address = address.ip();
+                let text = format!(
+                    "synchronization: a message from {address} was refused in the last minute: {why}"
+                );
+                Some(Warning::new(WarningKind::SyncMessageRefused, address, text))
+            })
+            .collect()
     }
 
     /// Messages were lost here: their tables are wanted again.
@@ -230,8 +232,7 @@ fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) 
             let is_silent = peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD);
             !peer.is_named && (is_silent || has_key && !peer.has_key)
         });
-        let old = old.map(|(address, _)| *address);
-        old.map(|address| all.remove(&address));
+        old.map(|(address, _)| *address).map(|address| all.remove(&address));
     }
     all.len() < MOST
 }

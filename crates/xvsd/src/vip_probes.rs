@@ -118,8 +118,7 @@ impl VipProber {
             })
         };
         let in_flight = begun.ok_or(VipProbeError::TooMany)?;
-        let waker = shared.wakers.first().cloned();
-        Ok(Box::new(Begun::new(in_flight, waker)))
+        Ok(Box::new(Begun::new(in_flight, shared.wakers.first().cloned())))
     }
 }
 
@@ -225,8 +224,8 @@ impl VipProbe for Begun {
 /// listen.
 fn reserve_port() -> io::Result<(OwnedFd, u16)> {
     // A machine without IPv6 refuses the first one.
-    let both = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into());
-    let socket = both.or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
+    let socket = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into())
+        .or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
     let at = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, at.port()))
 }

@@ -149,8 +149,10 @@ fn end_by_signal(stopper: Stopper) -> io::Result<()> {
 
 /// Starts a thread; the error names its purpose.
 fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let started = thread::Builder::new().spawn(run);
-    started.map(drop).map_err(|error| io::Error::new(error.kind(), format!("a thread for {what}: {error}")))
+    thread::Builder::new()
+        .spawn(run)
+        .map(drop)
+        .map_err(|error| io::Error::new(error.kind(), format!("a thread for {what}: {error}")))
 }
 
 /// The output of packets, and its format.
@@ -204,10 +206,11 @@ impl<'a> Sink<'a> {
             Form::Lines(lines) => {
                 packets.iter().map(|packet| lines.line(packet) + "\n").collect::<String>().into_bytes()
             }
-            Form::Json => {
-                let lines = packets.iter().map(|packet| Ok(serde_json::to_string(packet)? + "\n"));
-                lines.collect::<io::Result<String>>()?.into_bytes()
-            }
+            Form::Json => packets
+                .iter()
+                .map(|packet| Ok(serde_json::to_string(packet)? + "\n"))
+                .collect::<io::Result<String>>()?
+                .into_bytes(),
             Form::Blocks(blocks) => {
                 packets.iter().try_for_each(|packet| blocks.packet(packet))?;
                 blocks.take()

@@ -88,8 +88,9 @@ fn towards_clients(facts: &Facts) -> Option<&Link> {
 /// The link of the default route of IPv4.
 fn default_link(network: &Network) -> Option<&Link> {
     let routes = network.routes.iter().filter(|route| route.table == Table::MAIN);
-    let defaults = routes.filter(|route| route.dest.is_default() && route.dest.addr().is_ipv4());
-    let route = defaults.min_by_key(|route| route.metric)?;
+    let route = routes
+        .filter(|route| route.dest.is_default() && route.dest.addr().is_ipv4())
+        .min_by_key(|route| route.metric)?;
     let RouteAction::Unicast(hops) = &route.action else { return None };
     let ifindex = hops.first()?.ifindex;
     network.links.iter().find(|link| link.ifindex == ifindex)
@@ -195,8 +196,10 @@ fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding
 }
 
 fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {
-    let nat = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Nat);
-    nat.map(|(_, server)| server.endpoint.addr)
+    facts
+        .servers()
+        .filter(|(_, server)| server.options.method == ForwardingMethod::Nat)
+        .map(|(_, server)| server.endpoint.addr)
 }
 
 /// A name as a component of a dotted sysctl(8) name, in which a slash stands for a dot.

@@ -74,8 +74,8 @@ pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
 
 fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
     let Answer { addr, link, mac } = answer;
-    let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
-    let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
+    let addresses: Vec<_> =
+        facts.network.neighbours.iter().filter(|known| known.mac == *mac).map(|known| known.addr).collect();
     let server = facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr));
     let finding = match server {
         Some((_, server)) => {

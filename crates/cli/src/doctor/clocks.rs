@@ -52,8 +52,11 @@ fn ask_v4(addr: Ipv4Addr) -> io::Result<i64> {
             break;
         }
     }
-    let quickest = answers.into_iter().min().map(|(_, ahead)| ahead);
-    quickest.ok_or_else(|| io::Error::other("it does not answer ICMP timestamp requests"))
+    answers
+        .into_iter()
+        .min()
+        .map(|(_, ahead)| ahead)
+        .ok_or_else(|| io::Error::other("it does not answer ICMP timestamp requests"))
 }
 
 /// A timestamp request (RFC 792).
@@ -70,8 +73,7 @@ fn question(id: u16, sequence: u16, millis: u32) -> [u8; 20] {
 /// The receive and transmit timestamps of an IPv4 packet that answers this request, in milliseconds since midnight.
 fn answer(packet: &[u8], id: u16, sequence: u16) -> Option<(u32, u32)> {
     let header = usize::from(packet.first()? & 0xf) * 4;
-    let message = packet.get(header..header + 20)?;
-    let (words, _) = message.as_chunks();
+    let (words, _) = packet.get(header..header + 20)?.as_chunks();
     let [kind, asked, _, received, sent] = [0, 1, 2, 3, 4].map(|at: usize| u32::from_be_bytes(words[at]));
     let ours = kind >> 24 == u32::from(REPLY) && asked == u32::from(id) << 16 | u32::from(sequence);
     // The highest bit marks a time that is not in milliseconds since midnight (RFC 792).

@@ -144,8 +144,12 @@ impl Facts {
     pub(super) fn queues(&self) -> Vec<(&str, u32)> {
         self.devices()
             .map(|(name, device)| {
-                let configured = self.config.interfaces.iter().find(|(one, _)| *one == name);
-                let wanted = configured.and_then(|(_, interface)| interface.queues);
+                let wanted = self
+                    .config
+                    .interfaces
+                    .iter()
+                    .find(|(one, _)| *one == name)
+                    .and_then(|(_, interface)| interface.queues);
                 (name, wanted.map_or(device.receive_queues, NonZeroU32::get))
             })
             .collect()
@@ -158,11 +162,15 @@ impl Facts {
 
     /// The virtual addresses, each once.
     pub(super) fn virtual_addresses(&self) -> Vec<IpAddr> {
-        let of_services = self.services.iter().filter_map(|service| match service.key {
-            ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
-            ServiceKey::Mark { .. } => None,
-        });
-        let mut all: Vec<_> = of_services.chain(self.addresses.iter().copied()).collect();
+        let mut all: Vec<_> = self
+            .services
+            .iter()
+            .filter_map(|service| match service.key {
+                ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
+                ServiceKey::Mark { .. } => None,
+            })
+            .chain(self.addresses.iter().copied())
+            .collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -211,8 +219,9 @@ impl Facts {
     /// The link that has an address; an examined one, if several have it.
     pub(super) fn holder(&self, addr: IpAddr) -> Option<&Link> {
         let links = self.network.links.iter();
-        let holders = links.filter(|link| link.addresses.iter().any(|&(held, _)| held == addr));
-        holders.max_by_key(|link| self.names(&link.name))
+        links
+            .filter(|link| link.addresses.iter().any(|&(held, _)| held == addr))
+            .max_by_key(|link| self.names(&link.name))
     }
 }
 

@@ -51,19 +51,24 @@ impl Fleet {
     pub(super) fn fetch(&self) -> Result<Vec<Asked>, Box<dyn Error>> {
         let token = match &self.token_file {
             Some(path) => {
-                let token = fs::read_to_string(path);
-                let token = token.map_err(|error| format!("{}: {error}", path.display()))?;
+                let token =
+                    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 Some(format!("Bearer {}", token.trim()))
             }
             None => None,
         };
         let access = Arc::new(Access { token, tls: Arc::new(tls(self.ca_file.as_ref())?) });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("sockets: {error}"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("sockets: {error}"))?;
         Ok(runtime.block_on(async {
-            let names = self.fleet.iter().cloned();
-            let asked: Vec<_> =
-                names.map(|name| (name.clone(), tokio::spawn(ask(name, access.clone())))).collect();
+            let asked: Vec<_> = self
+                .fleet
+                .iter()
+                .cloned()
+                .map(|name| (name.clone(), tokio::spawn(ask(name, access.clone()))))
+                .collect();
             let mut pages = Vec::new();
             for (name, page) in asked {
                 pages.push((name, page.await.unwrap_or_else(|fault| Err(fault.into()))));

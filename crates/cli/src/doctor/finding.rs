@@ -60,8 +60,7 @@ impl Finding {
         found: impl ToString,
     ) -> Self {
         let object = object.to_string();
-        let found = found.to_string();
-        Self { level, check, object, found, seen: String::new(), mend: None }
+        Self { level, check, object, found: found.to_string(), seen: String::new(), mend: None }
     }
 
     pub(super) fn ok(check: &'static str, object: impl ToString, found: impl ToString) -> Self {

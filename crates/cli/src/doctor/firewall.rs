@@ -109,8 +109,7 @@ impl<'a> Walk<'a> {
     }
 
     fn chain(&mut self, name: &str, depth: usize) -> Fate {
-        let rules = self.table.chains.get(name).filter(|_| depth < DEPTH_MAX);
-        for rule in rules.into_iter().flatten() {
+        for rule in self.table.chains.get(name).filter(|_| depth < DEPTH_MAX).into_iter().flatten() {
             self.visits += 1;
             if self.visits >= VISITS_MAX {
                 return Fate::Decided;

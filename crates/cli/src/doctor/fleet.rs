@@ -166,8 +166,7 @@ fn compare(key: &ForeignText, (first, a): (&str, &Service), (second, b): (&str, 
 /// A service whose replies one gateway alone can get.
 fn masqueraded(key: &ForeignText, there: &[(&str, &Service)]) -> Option<Finding> {
     let (name, server) = there.iter().find_map(|(name, service)| {
-        let members = service.members();
-        Some((name, members.into_iter().find(|server| server.has_method("Masq"))?))
+        Some((name, service.members().into_iter().find(|server| server.has_method("Masq"))?))
     })?;
     let found = format!(
         "{} is served by NAT on {name}: this real server sends all replies to one gateway, whichever director has the \
@@ -204,8 +203,9 @@ fn scheduler(key: &ForeignText, service: &Service) -> Option<Finding> {
 
 /// Whether a director that does not know a connection takes it over midway.
 fn sloppy_tcp(directors: &[Answered<'_>]) -> Vec<Finding> {
-    let off = directors.iter().filter(|(_, page)| !page.sloppy_tcp);
-    let findings: Vec<_> = off
+    let findings: Vec<_> = directors
+        .iter()
+        .filter(|(_, page)| !page.sloppy_tcp)
         .map(|(name, _)| {
             let found = "off: a connection whose flow moves to it before it was synchronized ends";
             Finding::warn(SLOPPY, name, found).mend_on(name, "xvs set sloppy_tcp 1")

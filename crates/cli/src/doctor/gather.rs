@@ -218,8 +218,11 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
                 })
             }
             Err(refused) => {
-                let first = refused.faults.iter().find(|fault| fault.severity == Severity::Error);
-                let why = first.map(|fault| format!("xvsd refuses the file; its first error is {fault}"));
+                let why = refused
+                    .faults
+                    .iter()
+                    .find(|fault| fault.severity == Severity::Error)
+                    .map(|fault| format!("xvsd refuses the file; its first error is {fault}"));
                 faults.push(Finding::fail("keepalived", object, why.unwrap_or_default()).mend(show));
             }
         }
@@ -228,9 +231,8 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
 }
 
 fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
-    let attached =
-        facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone()));
-    let attached: Vec<_> = attached.collect();
+    let attached: Vec<_> =
+        facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone())).collect();
     let configured: Vec<_> = facts.config.interfaces.names().map(str::to_owned).collect();
     let known = [named, &attached, &configured];
     let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
@@ -309,13 +311,18 @@ fn ask_the_wire(facts: &mut Facts) {
         })
         .collect();
     let hops: BTreeSet<_> = next_hops(facts).into_iter().map(|(ifindex, _)| ifindex).collect();
-    let links = facts.network.links.iter().filter(|link| {
-        // The members of a bond are not examined: the bond has the addresses.
-        let named = facts.names(&link.name) && bond_of(link, &facts.network.links).is_none();
-        let concerned = named || hops.contains(&link.ifindex);
-        concerned && link.up && link.mac.0 != [0; 6]
-    });
-    let links: Vec<_> = links.cloned().collect();
+    let links: Vec<_> = facts
+        .network
+        .links
+        .iter()
+        .filter(|link| {
+            // The members of a bond are not examined: the bond has the addresses.
+            let named = facts.names(&link.name) && bond_of(link, &facts.network.links).is_none();
+            let concerned = named || hops.contains(&link.ifindex);
+            concerned && link.up && link.mac.0 != [0; 6]
+        })
+        .cloned()
+        .collect();
     if !geteuid().is_root() || asked.is_empty() && hops.is_empty() {
         return;
     }
@@ -351,8 +358,11 @@ fn settings(facts: &Facts) -> BTreeMap<String, String> {
     for name in ["all"].into_iter().chain(names) {
         places.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(name, setting)));
     }
-    let read = places.into_iter().map(|place| (fs::read_to_string(format!("/proc/sys/{place}")), place));
-    read.filter_map(|(value, place)| Some((place, value.ok()?))).collect()
+    places
+        .into_iter()
+        .map(|place| (fs::read_to_string(format!("/proc/sys/{place}")), place))
+        .filter_map(|(value, place)| Some((place, value.ok()?)))
+        .collect()
 }
 
 fn memory() -> Memory {

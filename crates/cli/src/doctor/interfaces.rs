@@ -119,17 +119,20 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         Err(error) => return vec![Finding::fail("queues", "", error).seen("ethtool -l")],
     };
     let spare = facts.cores.saturating_sub(1).max(1);
-    let few = facts.devices().filter_map(|(name, device)| {
-        let now = device.receive_queues as usize;
-        let better = spare.min(device.most_receive_queues as usize);
-        let too_few = facts.config.workers.is_none() && now <= workers && now < better;
-        too_few.then(|| {
-            let found = format!("{now} receive queues for {} cores: xvsd has {workers} workers", facts.cores);
-            let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
-            Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
+    let few: Vec<_> = facts
+        .devices()
+        .filter_map(|(name, device)| {
+            let now = device.receive_queues as usize;
+            let better = spare.min(device.most_receive_queues as usize);
+            let too_few = facts.config.workers.is_none() && now <= workers && now < better;
+            too_few.then(|| {
+                let found =
+                    format!("{now} receive queues for {} cores: xvsd has {workers} workers", facts.cores);
+                let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
+                Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
+            })
         })
-    });
-    let few: Vec<_> = few.collect();
+        .collect();
     if !few.is_empty() {
         return few;
     }

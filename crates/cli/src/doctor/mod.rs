@@ -128,8 +128,9 @@ pub(crate) struct Document<'a> {
 fn summary(findings: &[Finding]) -> String {
     let words =
         [(Level::Ok, "ok", "ok"), (Level::Warn, "warning", "warnings"), (Level::Fail, "failure", "failures")];
-    let counts = words.map(|(level, one, many)| {
-        counted(findings.iter().filter(|finding| finding.level == level).count() as u64, one, many)
-    });
-    counts.join(", ")
+    words
+        .map(|(level, one, many)| {
+            counted(findings.iter().filter(|finding| finding.level == level).count() as u64, one, many)
+        })
+        .join(", ")
 }

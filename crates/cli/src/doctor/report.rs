@@ -129,8 +129,11 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
     let tune = tune::run(&of_both, Apply::No)?;
     // No link goes down for a file that cannot be written.
     let is_new = !file.exists();
-    let opened = OpenOptions::new().append(true).create(true).open(file);
-    opened.map_err(|error| format!("{}: {error}", file.display()))?;
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file)
+        .map_err(|error| format!("{}: {error}", file.display()))?;
     let tried = try_modes(interface, wanted.source.as_ref());
     if tried.is_err() && is_new {
         let _ = fs::remove_file(file);

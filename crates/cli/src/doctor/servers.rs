@@ -118,8 +118,11 @@ fn new_route(facts: &Facts, addr: IpAddr) -> String {
 /// Whether clients' packets fit the tunnels to real servers.
 pub(super) fn tunnels(facts: &Facts) -> Vec<Finding> {
     let egress = Egress::build(&facts.network);
-    let tunnelled = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Tunnel);
-    tunnelled.filter_map(|(service, server)| room(facts, &egress, service, server)).collect()
+    facts
+        .servers()
+        .filter(|(_, server)| server.options.method == ForwardingMethod::Tunnel)
+        .filter_map(|(service, server)| room(facts, &egress, service, server))
+        .collect()
 }
 
 fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Option<Finding> {
@@ -241,8 +244,7 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
         let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
             let mut keys = facts.services.iter().map(|service| service.key);
             keys.any(|key| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr))
-        });
-        let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
+        }).map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
         let found = format!(
             "its real servers by FULLNAT need a local address, and there is none: clients get no answer; give the rules \
              the line `#xvs laddr add {usable}`"
@@ -263,13 +265,13 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
 /// The next hops of all real servers, each with the index of its link.
 pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     let egress = Egress::build(&facts.network);
-    let hops = facts.servers().filter_map(|(_, server)| {
-        match egress.route(key_to(facts, &egress, server.endpoint.addr), 0) {
+    facts
+        .servers()
+        .filter_map(|(_, server)| match egress.route(key_to(facts, &egress, server.endpoint.addr), 0) {
             RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
             _ => None,
-        }
-    });
-    hops.collect()
+        })
+        .collect()
 }
 
 /// The networks of real servers by NAT, whose hosts they answer directly: also each other.

@@ -78,8 +78,8 @@ pub(super) struct Rate {
 /// # Errors
 /// The kernel refuses it.
 pub(super) fn steering() -> Result<Steering, Box<dyn Error>> {
-    let steering = Steering::load(MapSizes::default());
-    let mut steering = steering.map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
+    let mut steering = Steering::load(MapSizes::default())
+        .map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
     steering.update(&SteeringRules { wide, ..Default::default() })?;
     Ok(steering)

@@ -147,26 +147,29 @@ fn cores_listed(path: &str) -> BTreeSet<usize> {
 
 /// Reads a value from the directory of each worker's core.
 fn of_each<T>(workers: &[Option<usize>], read: impl Fn(String) -> Option<T>) -> BTreeMap<usize, T> {
-    let cores = workers.iter().flatten();
-    cores.filter_map(|core| Some((*core, read(format!("{CORES}/cpu{core}"))?))).collect()
+    workers.iter().flatten().filter_map(|core| Some((*core, read(format!("{CORES}/cpu{core}"))?))).collect()
 }
 
 /// The numbers of the interrupts of a device, or of its parent: virtio is a device of a PCI device.
 fn vectors(folder: &Path) -> BTreeSet<u32> {
-    let folders = ["msi_irqs", "../msi_irqs"].into_iter().map(|name| folder.join(name));
-    let mut numbers = folders.map(|folder| names(&folder).filter_map(|name| name.parse().ok()).collect());
+    let mut numbers = ["msi_irqs", "../msi_irqs"]
+        .into_iter()
+        .map(|name| folder.join(name))
+        .map(|folder| names(&folder).filter_map(|name| name.parse().ok()).collect());
     numbers.find(|numbers: &BTreeSet<_>| !numbers.is_empty()).unwrap_or_default()
 }
 
 /// The interrupts of `irqs` that `/proc/interrupts` has, and that belong to queues.
 fn interrupts(listing: &str, irqs: &BTreeSet<u32>) -> Vec<Interrupt> {
-    let interrupts = listing.lines().filter_map(|line| {
-        let irq = line.split_once(':')?.0.trim().parse().ok().filter(|irq| irqs.contains(irq))?;
-        let name = line.split_whitespace().last()?;
-        let cores = text(affinity_path(irq)).unwrap_or_default();
-        Some(Interrupt { irq, name: name.to_owned(), queue: queue_of(name)?, cores })
-    });
-    interrupts.collect()
+    listing
+        .lines()
+        .filter_map(|line| {
+            let irq = line.split_once(':')?.0.trim().parse().ok().filter(|irq| irqs.contains(irq))?;
+            let name = line.split_whitespace().last()?;
+            let cores = text(affinity_path(irq)).unwrap_or_default();
+            Some(Interrupt { irq, name: name.to_owned(), queue: queue_of(name)?, cores })
+        })
+        .collect()
 }
 
 /// The interrupts of the device of an interface since boot; 0 without a device.
@@ -177,12 +180,14 @@ pub(super) fn interrupts_handled(name: &str) -> u64 {
 
 /// The sum of these interrupts over all cores, of a listing like `/proc/interrupts`.
 fn handled(listing: &str, irqs: &BTreeSet<u32>) -> u64 {
-    let sums = listing.lines().filter_map(|line| {
-        let (irq, counts) = line.split_once(':')?;
-        let counts = counts.split_whitespace().map_while(|count| count.parse::<u64>().ok());
-        irqs.contains(&irq.trim().parse().ok()?).then(|| counts.sum::<u64>())
-    });
-    sums.sum()
+    listing
+        .lines()
+        .filter_map(|line| {
+            let (irq, counts) = line.split_once(':')?;
+            let counts = counts.split_whitespace().map_while(|count| count.parse::<u64>().ok());
+            irqs.contains(&irq.trim().parse().ok()?).then(|| counts.sum::<u64>())
+        })
+        .sum()
 }
 
 /// The queue of an interrupt with this name; `None` for other interrupts, such as link events or filters.
@@ -204,18 +209,18 @@ pub(super) fn affinity_path(irq: u32) -> String {
 
 /// The greatest exit latency of the enabled idle states in a core's directory.
 fn idle_exit_micros(folder: &str) -> Option<u32> {
-    let latencies = names(Path::new(folder)).filter_map(|state| {
-        let [latency, disable] =
-            ["latency", "disable"].map(|file| text(format!("{folder}/{state}/{file}"))?.parse::<u32>().ok());
-        latency.filter(|_| disable == Some(0))
-    });
-    latencies.max()
+    names(Path::new(folder))
+        .filter_map(|state| {
+            let [latency, disable] = ["latency", "disable"]
+                .map(|file| text(format!("{folder}/{state}/{file}"))?.parse::<u32>().ok());
+            latency.filter(|_| disable == Some(0))
+        })
+        .max()
 }
 
 fn nodes() -> BTreeMap<u32, String> {
     let nodes = names(Path::new(NODES)).filter_map(|name| {
-        let number = name.strip_prefix("node")?.parse().ok()?;
-        Some((number, text(format!("{NODES}/{name}/cpulist"))?))
+        Some((name.strip_prefix("node")?.parse().ok()?, text(format!("{NODES}/{name}/cpulist"))?))
     });
     nodes.collect()
 }
@@ -229,8 +234,11 @@ fn runs(program: &str) -> bool {
 
 /// The names of the files in a directory; none if it is absent.
 fn names(folder: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// The trimmed text of a file; `None` if it cannot be read.

@@ -53,8 +53,11 @@ pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, Box<dyn E
         return Ok(items.into_iter().map(|item| item.finding).collect());
     }
     // Drivers reallocate interrupts when queues or rings change, so interrupts are read and placed afterwards.
-    let of_ethtool = items.into_iter().filter(|item| matches!(item.action, Some(Action::Ethtool(_))));
-    let mut findings: Vec<_> = of_ethtool.map(|item| item.apply(Action::run)).collect();
+    let mut findings: Vec<_> = items
+        .into_iter()
+        .filter(|item| matches!(item.action, Some(Action::Ethtool(_))))
+        .map(|item| item.apply(Action::run))
+        .collect();
     match look(asked) {
         Err(error) => findings.push(Finding::fail("interrupts", "", error)),
         Ok(items) => {
@@ -193,7 +196,7 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
         if card.attached { card.device.receive_queues as usize } else { tunables.worker_cores.len() };
     let CardSettings { udp4_by_ports, udp6_by_ports, .. } = card.settings;
     let protocols = [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)];
-    let items = protocols.into_iter().filter_map(|(check, flow, by_ports)| {
+    protocols.into_iter().filter_map(|(check, flow, by_ports)| {
         let item = match by_ports.filter(|_| queues > 1)? {
             true => Finding::ok(check, &card.name, "addresses and ports").into(),
             false => {
@@ -204,8 +207,7 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
             }
         };
         Some(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)))
-    });
-    items.collect()
+    }).collect()
 }
 
 /// Interrupts that are coalesced, and not for long. Values between are left.
@@ -399,9 +401,10 @@ impl Action {
             // Equivalent to the printed command, without a shell.
             Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
             Self::Ethtool(words) => {
-                let output = Command::new("ethtool").args(words.split(' ')).output();
-                let output =
-                    output.map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
+                let output = Command::new("ethtool")
+                    .args(words.split(' '))
+                    .output()
+                    .map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
                 let said =
                     String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
                 let status = output.status;

@@ -234,8 +234,7 @@ impl Checker<'_, '_> {
         let request = self.text(self.real_server.request.as_ref(), "request");
         let receive = self.text(self.real_server.receive.as_ref(), "receive");
         let line = request.as_ref().or(receive.as_ref()).map_or(self.real_server.line, |text| text.line);
-        let written = request.as_ref().map_or("", |text| text.text.as_str());
-        let read = self.request(service, written);
+        let read = self.request(service, request.as_ref().map_or("", |text| text.text.as_str()));
         let request = match read.and_then(|request| request.with_url(receive.as_ref())) {
             Ok(request) => request,
             Err(why) => {

@@ -53,8 +53,7 @@ pub(super) fn words(value: &str) -> Result<Vec<Word>, String> {
 
 /// The position of the first quote that has no backslash before it.
 fn end_of_quoted(text: &str) -> Option<usize> {
-    let quotes = text.match_indices('"').map(|(at, _)| at);
-    quotes.into_iter().find(|at| !text[..*at].ends_with('\\'))
+    text.match_indices('"').map(|(at, _)| at).into_iter().find(|at| !text[..*at].ends_with('\\'))
 }
 
 /// A value without its double quotes.

@@ -40,8 +40,11 @@ impl<'a> VirtualServer<'a> {
             protocol: if protocol == Some("udp") { Protocol::UDP } else { Protocol::TCP },
         };
         if value.bytes().all(|byte| byte.is_ascii_digit()) {
-            let mark = value.parse().ok().filter(|mark| *mark != 0);
-            let mark = mark.ok_or("a firewall mark is a number from 1 to 4294967295; correct it")?;
+            let mark = value
+                .parse()
+                .ok()
+                .filter(|mark| *mark != 0)
+                .ok_or("a firewall mark is a number from 1 to 4294967295; correct it")?;
             if protocol.is_some_and(|protocol| protocol != "fwm") {
                 return Err("a firewall mark has `protocol = fwm`; correct it".to_owned());
             }
@@ -140,10 +143,11 @@ impl<'a> VirtualServer<'a> {
             Ok(_) if is_v6 => Err(format!("`{host}` is no IPv6 address; correct it")),
             Ok(_) => Err(format!("`{host}` is no IPv4 address; use `virtual6`, `real6` and `fallback6`")),
             Err(_) if is_v6 => Err(format!("`{host}` is no IPv6 address; write one in brackets")),
-            Err(_) if is_name => {
-                let found = self.names.address(host).map(IpAddr::V4);
-                found.ok_or_else(|| format!("this machine finds no address of `{host}`; write the address"))
-            }
+            Err(_) if is_name => self
+                .names
+                .address(host)
+                .map(IpAddr::V4)
+                .ok_or_else(|| format!("this machine finds no address of `{host}`; write the address")),
             Err(_) => Err(format!("`{host}` is no address; correct it")),
         }
     }

@@ -136,8 +136,10 @@ impl Lab {
 
     /// Like [`Self::answer`].
     pub(super) fn reply(&mut self, line: &str) -> Value {
-        let answer = serde_json::from_str(line).map_err(Into::into).and_then(|line| self.carry_out(line));
-        answer.unwrap_or_else(|error| json!({ "error": error.to_string() }))
+        serde_json::from_str(line)
+            .map_err(Into::into)
+            .and_then(|line| self.carry_out(line))
+            .unwrap_or_else(|error| json!({ "error": error.to_string() }))
     }
 
     /// Adds a host name, as a line of `/etc/hosts` does; for tests.
@@ -266,8 +268,8 @@ impl Lab {
     }
 
     fn transmitted(&mut self) -> Value {
-        let frames = self.director.transmitted();
-        frames
+        self.director
+            .transmitted()
             .iter()
             .map(|(link, frame)| json!({ "link": link, "frame": hexadecimal::encode(frame) }))
             .collect()
@@ -288,13 +290,15 @@ fn mac_address(text: &str) -> Result<MacAddr, Box<dyn Error>> {
 
 /// Addresses, each with the length of its prefix.
 fn with_lengths(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Box<dyn Error>> {
-    let read = texts.iter().map(|text| {
-        let parts =
-            text.split_once('/').and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)));
-        let needed = "an address with a prefix length like 10.0.0.1/24 is needed";
-        parts.ok_or_else(|| format!("{text}: {needed}").into())
-    });
-    read.collect()
+    texts
+        .iter()
+        .map(|text| {
+            let parts =
+                text.split_once('/').and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)));
+            let needed = "an address with a prefix length like 10.0.0.1/24 is needed";
+            parts.ok_or_else(|| format!("{text}: {needed}").into())
+        })
+        .collect()
 }
 
 #[cfg(test)]

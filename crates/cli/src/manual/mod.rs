@@ -62,8 +62,13 @@ fn write(command: &Command, folder: &Path) -> Result<(), Box<dyn Error>> {
 /// The sections of the text after the options, such as the exit codes, and the references to other pages.
 fn rest(command: &Command, name: &str) -> Roff {
     let mut roff = Roff::new();
-    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    for line in after.lines().filter(|line| !line.is_empty()) {
+    for line in command
+        .get_after_help()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| !line.is_empty())
+    {
         let text = line.trim();
         let indented = line.starts_with(' ');
         match (text.strip_suffix(':'), text.split_once("  ")) {
@@ -75,10 +80,11 @@ fn rest(command: &Command, name: &str) -> Roff {
         };
     }
     let above = name.rsplit_once('-').map(|(above, _)| above);
-    let others = above
+    let mut others: Vec<_> = above
         .into_iter()
-        .chain(["xvs", "xvsd", "xvsadm"].into_iter().filter(|other| Some(*other) != above && *other != name));
-    let mut others: Vec<_> = others.map(|other| format!("{other}({SECTION})")).collect();
+        .chain(["xvs", "xvsd", "xvsadm"].into_iter().filter(|other| Some(*other) != above && *other != name))
+        .map(|other| format!("{other}({SECTION})"))
+        .collect();
     if name == "xvsd" {
         others.push("xvs.toml(5)".to_owned());
     }

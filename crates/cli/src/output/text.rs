@@ -46,8 +46,9 @@ pub(crate) fn seconds(text: &str) -> Result<u32, &'static str> {
         _ => 1,
     };
     let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(factor));
-    let whole = whole.filter(|seconds| (1..=MONTH_SECONDS).contains(seconds));
-    whole.ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
+    whole
+        .filter(|seconds| (1..=MONTH_SECONDS).contains(seconds))
+        .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
 }
 
 /// Columns of the label.

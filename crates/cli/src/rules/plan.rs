@@ -83,12 +83,14 @@ pub(crate) struct Row {
 
 /// The differences as `--json` prints them.
 pub(crate) fn rows(differences: &[Difference]) -> Vec<Row> {
-    let rows = differences.iter().map(|difference| Row {
-        change: kind_of(difference),
-        before: lines(difference.before.clone().map(Command::Add)),
-        after: lines(difference.after.clone()),
-    });
-    rows.collect()
+    differences
+        .iter()
+        .map(|difference| Row {
+            change: kind_of(difference),
+            before: lines(difference.before.clone().map(Command::Add)),
+            after: lines(difference.after.clone()),
+        })
+        .collect()
 }
 
 fn kind_of(difference: &Difference) -> &'static str {

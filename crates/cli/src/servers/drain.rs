@@ -213,11 +213,12 @@ impl Drain<'_> {
     fn rows(&mut self) -> Result<(ServiceRow, DestinationRow), Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = question::service(service).ask(self.director)?;
-        let found = rows.into_iter().find_map(|listed| {
-            let row = listed.destinations.iter().find(|row| row.endpoint == endpoint)?.clone();
-            Some((listed, row))
-        });
-        found.ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
+        rows.into_iter()
+            .find_map(|listed| {
+                let row = listed.destinations.iter().find(|row| row.endpoint == endpoint)?.clone();
+                Some((listed, row))
+            })
+            .ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
     }
 
     /// Gives it weight 0; `former`: its options, unless its weight in force is 0 already.
@@ -242,8 +243,8 @@ impl Drain<'_> {
 
     /// Marks the real server's TCP connections for a reset and ends its other connections.
     fn reset_connections(&mut self) -> Done {
-        let reset = question::reset_connections(self.filter(Kind::Connections));
-        let Ended { ended, marked } = reset.ask(self.director)?;
+        let Ended { ended, marked } =
+            question::reset_connections(self.filter(Kind::Connections)).ask(self.director)?;
         let marked = counted(marked, "connection is reset at its", "connections are reset at their");
         writeln!(self.out, "{marked} next packet")?;
         if ended > 0 { self.print_ended(Kind::Connections, ended) } else { Ok(DONE) }

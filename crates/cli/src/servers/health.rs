@@ -157,10 +157,12 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
 
 /// A check, its agent's last answer and its last failure.
 fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
-    let next = check.next_millis.map(|next| next.saturating_sub(now_millis).div_ceil(1000));
-    let next = next.map(|seconds| format!("next in {seconds} s"));
-    let cannot_run = check.not_run.as_ref().map(|_| "cannot run".to_owned());
-    let more: Vec<_> = cannot_run.into_iter().chain(next).collect();
+    let next = check
+        .next_millis
+        .map(|next| next.saturating_sub(now_millis).div_ceil(1000))
+        .map(|seconds| format!("next in {seconds} s"));
+    let more: Vec<_> =
+        check.not_run.as_ref().map(|_| "cannot run".to_owned()).into_iter().chain(next).collect();
     let head = Row {
         indent: 4,
         what: check.probe.clone(),
@@ -172,9 +174,10 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     let error = check.last_error.as_ref().map(|error| (error.what.clone(), error.at_millis));
     // An answer that takes the server down is the error too.
     let error = error.filter(|(what, _)| answer.as_ref().is_none_or(|(answer, _)| !answer.starts_with(what)));
-    let said = answer.into_iter().chain(error).map(move |(what, at_millis)| {
-        let what = format!("{} ago: {what}", ago(at_millis, now_millis));
-        Row { indent: 6, what, ..Row::default() }
+    let said = answer.into_iter().chain(error).map(move |(what, at_millis)| Row {
+        indent: 6,
+        what: format!("{} ago: {what}", ago(at_millis, now_millis)),
+        ..Row::default()
     });
     [head].into_iter().chain(said)
 }
@@ -184,8 +187,8 @@ fn answer(agent: &AgentHealth) -> String {
     let AgentHealth { answer, weight_percent, mode, excessive_percent, .. } = agent;
     let most = if excessive_percent.is_some() { ", the most that counts" } else { "" };
     let share = (*weight_percent != 100).then(|| format!("{weight_percent} % of the weight{most}"));
-    let mode = (*mode != AgentMode::Ready).then(|| mode.to_string());
-    let effects: Vec<_> = mode.into_iter().chain(share).collect();
+    let effects: Vec<_> =
+        (*mode != AgentMode::Ready).then(|| mode.to_string()).into_iter().chain(share).collect();
     let colon = if effects.is_empty() { "" } else { ": " };
     format!("the agent says `{answer}`{colon}{}", effects.join(", "))
 }

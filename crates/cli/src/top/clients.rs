@@ -45,15 +45,20 @@ impl Clients {
     /// The title and a line for each client.
     pub(super) fn lines(&self) -> Vec<String> {
         let title = line(["Client", "Connections", "Refused", "Newly", "Service"]);
-        let rows = self.now.clients.iter().map(|row| {
-            let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
-            // A client that was forgotten and is known again begins at 0.
-            let newly = row.refused.checked_sub(before).unwrap_or(row.refused);
-            let numbers = [u64::from(row.connections), row.refused, newly].map(|number| number.to_string());
-            let [connections, refused, newly] = numbers.each_ref().map(String::as_str);
-            line([&row.client.to_string(), connections, refused, newly, &row.service.to_string()])
-        });
-        let kept = rows.filter(|row| row.to_lowercase().contains(&self.filter));
+        let kept = self
+            .now
+            .clients
+            .iter()
+            .map(|row| {
+                let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
+                // A client that was forgotten and is known again begins at 0.
+                let newly = row.refused.checked_sub(before).unwrap_or(row.refused);
+                let numbers =
+                    [u64::from(row.connections), row.refused, newly].map(|number| number.to_string());
+                let [connections, refused, newly] = numbers.each_ref().map(String::as_str);
+                line([&row.client.to_string(), connections, refused, newly, &row.service.to_string()])
+            })
+            .filter(|row| row.to_lowercase().contains(&self.filter));
         [title].into_iter().chain(kept).collect()
     }
 }

@@ -155,9 +155,10 @@ impl Row {
             0..1000 => count.to_string(),
             many => short(many as f64),
         });
-        let times =
-            self.response.map(|times| [times.median_micros, times.percentile_99_micros].map(short_time));
-        let times = times.unwrap_or_default();
+        let times = self
+            .response
+            .map(|times| [times.median_micros, times.percentile_99_micros].map(short_time))
+            .unwrap_or_default();
         let numbers = [&numbers[..], &counts[..], &times[..]].concat();
         columns.line(&self.label_within(columns.room()), &numbers)
     }
@@ -204,8 +205,9 @@ impl Rows {
                 .flat_map(|before| &before.destinations)
                 .map(|dest| (dest.endpoint, dest))
                 .collect();
-            let members = service.destinations.iter();
-            let mut members: Vec<_> = members
+            let mut members: Vec<_> = service
+                .destinations
+                .iter()
                 .map(|dest| Row::of_destination(dest, known.get(&dest.endpoint).copied(), seconds))
                 .collect();
             if !row.is_like(&filter) {
@@ -218,10 +220,16 @@ impl Rows {
             groups.push((row, members));
         }
         groups.sort_by(|(one, _), (other, _)| one.compare(other, sort));
-        let rows = groups.into_iter().flat_map(|(service, members)| std::iter::once(service).chain(members));
-        let rows: Vec<_> = rows.collect();
-        let all = rows.iter().chain([&total]);
-        let longest = all.map(|row| row.name.chars().count() + row.notes.chars().count()).max().unwrap_or(0);
+        let rows: Vec<_> = groups
+            .into_iter()
+            .flat_map(|(service, members)| std::iter::once(service).chain(members))
+            .collect();
+        let longest = rows
+            .iter()
+            .chain([&total])
+            .map(|row| row.name.chars().count() + row.notes.chars().count())
+            .max()
+            .unwrap_or(0);
         Self { total, longest, rows }
     }
 }
@@ -332,18 +340,23 @@ fn shortened(text: &str, most: usize) -> String {
 /// Utilization and packet rates of each worker, the busiest first.
 fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
-    let workers = now.status.workers.iter().enumerate().map(|(number, worker)| {
-        let busy = worker.busy_percent.unwrap_or(0.0);
-        let [received, sent] = [WorkerStatus::received, WorkerStatus::sent].map(|count| match before {
-            Some(before) if seconds > 0.0 => {
-                let earlier = before.status.workers.get(number).map_or(0, count);
-                short(count(worker).saturating_sub(earlier) as f64 / seconds)
-            }
-            _ => short(0.0),
-        });
-        (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
-    });
-    let mut workers: Vec<_> = workers.collect();
+    let mut workers: Vec<_> = now
+        .status
+        .workers
+        .iter()
+        .enumerate()
+        .map(|(number, worker)| {
+            let busy = worker.busy_percent.unwrap_or(0.0);
+            let [received, sent] = [WorkerStatus::received, WorkerStatus::sent].map(|count| match before {
+                Some(before) if seconds > 0.0 => {
+                    let earlier = before.status.workers.get(number).map_or(0, count);
+                    short(count(worker).saturating_sub(earlier) as f64 / seconds)
+                }
+                _ => short(0.0),
+            });
+            (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
+        })
+        .collect();
     workers.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     workers.into_iter().map(|(_, text)| text).collect()
 }
@@ -381,8 +394,11 @@ fn drop_rates(before: Option<&Traffic>, now: &Traffic) -> Vec<(f64, String)> {
         let before = known.find(|known| known.list == list.list).map_or(0, |known| known.dropped);
         (list.dropped.saturating_sub(before), list.list.to_string())
     });
-    let limits = before.iter().flat_map(|before| &before.status.syn_limits);
-    let limits: HashMap<_, _> = limits.map(|limit| (limit.service, limit.dropped)).collect();
+    let limits: HashMap<_, _> = before
+        .iter()
+        .flat_map(|before| &before.status.syn_limits)
+        .map(|limit| (limit.service, limit.dropped))
+        .collect();
     let by_limit = now.status.syn_limits.iter().map(|limit| {
         let before = limits.get(&limit.service).copied().unwrap_or(0);
         (limit.dropped.saturating_sub(before), format!("SYN limit of {}", limit.service))

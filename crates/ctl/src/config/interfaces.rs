@@ -31,8 +31,11 @@ impl Interfaces {
     /// The interfaces with these names. Those that are in this value, too, have its settings.
     pub fn chosen(&self, names: Vec<String>) -> Self {
         let chosen = names.into_iter().map(|name| {
-            let known = self.iter().find(|(other, _)| *other == name);
-            let settings = known.map(|(_, settings)| settings).unwrap_or_default();
+            let settings = self
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, settings)| settings)
+                .unwrap_or_default();
             (name, settings)
         });
         Self(chosen.collect())

@@ -41,8 +41,12 @@ impl Follow for Locals {
     fn follow(&mut self, change: &mut Change<'_>) {
         let Some(Object::Local(_)) = change.command.object() else { return };
         let [own, standby] = [false, true].map(|standby| {
-            let locals = change.state.locals().iter().filter(move |local| local.standby == standby);
-            locals.map(|local| (local.addr, local.ports()))
+            change
+                .state
+                .locals()
+                .iter()
+                .filter(move |local| local.standby == standby)
+                .map(|local| (local.addr, local.ports()))
         });
         change.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
     }

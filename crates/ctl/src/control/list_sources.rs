@@ -98,8 +98,11 @@ impl ListSources {
             let text = format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct");
             Warning::new(WarningKind::ListFile, key, text)
         });
-        let fault = self.fault.as_ref().map(|fault| Warning::new(WarningKind::ListsInWorkers, "", fault));
-        fault.into_iter().chain(faulty)
+        self.fault
+            .as_ref()
+            .map(|fault| Warning::new(WarningKind::ListsInWorkers, "", fault))
+            .into_iter()
+            .chain(faulty)
     }
 
     /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.
@@ -144,7 +147,7 @@ impl ListSources {
 /// The services of every port whose packets belong to no other service. Data connections belong to the FTP service.
 fn wide(state: &State) -> Vec<ServiceKey> {
     let keys = state.services().map(|(key, _)| *key);
-    let wide = keys.filter(|key| match *key {
+    keys.filter(|key| match *key {
         ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {
             let control = ServiceKey::Address {
                 protocol: Protocol::TCP,
@@ -153,8 +156,8 @@ fn wide(state: &State) -> Vec<ServiceKey> {
             protocol != Protocol::TCP || state.service(&control).is_none()
         }
         _ => false,
-    });
-    wide.collect()
+    })
+    .collect()
 }
 
 /// Why the file of a list is not used. Has no text of the file.
@@ -188,7 +191,8 @@ pub(super) fn read_all<'a>(
     files: impl IntoIterator<Item = (ListKey, &'a Path)>,
 ) -> Result<Contents, CommandError> {
     let files = files.into_iter();
-    let read = files.map(|(list, path)| Ok((list, Arc::new(read_list(list, path)?))));
-    read.collect::<Result<_, ListFileError>>()
+    files
+        .map(|(list, path)| Ok((list, Arc::new(read_list(list, path)?))))
+        .collect::<Result<_, ListFileError>>()
         .map_err(|error| CommandError::failed(format_args!("{error}; nothing has changed")))
 }

@@ -79,8 +79,9 @@ impl<D: Datapath> Control<D> {
     pub fn require_list_files(&self) -> Result<(), CommandError> {
         let fault = self.lists.faulty.first_key_value();
         let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
-        let fault = fault.or_else(|| self.quic_faults().next().map(ToString::to_string));
-        fault.map_or(Ok(()), |why| Err(CommandError::Failed { why }))
+        fault
+            .or_else(|| self.quic_faults().next().map(ToString::to_string))
+            .map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
 
     /// The command, with an entry's end as a point in time.

@@ -163,8 +163,10 @@ impl<D: Datapath> Control<D> {
     /// [`Self::resume`].
     pub fn resume_client(&self, connection: &Connection<'_>) -> bool {
         let snapshot = &self.publication.snapshot;
-        let destination = snapshot.destinations.of(connection);
-        destination.is_some_and(|dest| snapshot.clients.resume(dest.key, connection.client().addr))
+        snapshot
+            .destinations
+            .of(connection)
+            .is_some_and(|dest| snapshot.clients.resume(dest.key, connection.client().addr))
     }
 
     /// Restores the names and numbers of services and destinations from these files, before any change and any worker.
@@ -338,10 +340,12 @@ impl<D: Datapath> Control<D> {
         let clients = &self.publication.snapshot.clients;
         let services: HashMap<_, _> =
             self.state.limits().keys().map(|key| (clients.hash_of(*key), *key)).collect();
-        let rows = clients.iter().filter_map(|Client { network, service, connections, refused }| {
-            Some(ClientRow { client: network, service: *services.get(&service)?, connections, refused })
-        });
-        let mut rows: Vec<_> = rows.collect();
+        let mut rows: Vec<_> = clients
+            .iter()
+            .filter_map(|Client { network, service, connections, refused }| {
+                Some(ClientRow { client: network, service: *services.get(&service)?, connections, refused })
+            })
+            .collect();
         rows.sort_by_key(|row| Reverse((row.refused, row.connections)));
         rows.truncate(most);
         rows
@@ -354,8 +358,12 @@ impl<D: Datapath> Control<D> {
     pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
-        let keys = self.state.services().map(|(key, _)| *key);
-        let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.compiled(), key)).collect();
+        let items: BTreeSet<_> = self
+            .state
+            .services()
+            .map(|(key, _)| *key)
+            .flat_map(|key| networks(self.marks.compiled(), key))
+            .collect();
         let more = rules_for(items, &[]);
         let steered = self.datapath.add_steering(&more);
         // A late worker becomes a warning.
@@ -406,8 +414,14 @@ impl<D: Datapath> Control<D> {
             );
             Warning::new(WarningKind::NumbersNotSaved, "", text)
         });
-        let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
-        own.chain(self.lists.warnings()).chain(self.quic_warnings()).chain(self.owned.warnings()).collect()
+        late.into_iter()
+            .chain(journal)
+            .chain(numbers)
+            .chain(self.waiting_daemons())
+            .chain(self.lists.warnings())
+            .chain(self.quic_warnings())
+            .chain(self.owned.warnings())
+            .collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
@@ -534,11 +548,14 @@ impl<D: Datapath> Control<D> {
 /// (RFC 3021).
 fn broadcasts(network: &Network) -> BTreeSet<IpAddr> {
     let addresses = network.links.iter().flat_map(|link| &link.addresses);
-    let last = addresses.filter_map(|(own, len)| match own {
-        IpAddr::V4(own) if *len < 31 => Some(IpAddr::V4(Ipv4Addr::from(u32::from(*own) | (u32::MAX >> len)))),
-        _ => None,
-    });
-    last.collect()
+    addresses
+        .filter_map(|(own, len)| match own {
+            IpAddr::V4(own) if *len < 31 => {
+                Some(IpAddr::V4(Ipv4Addr::from(u32::from(*own) | (u32::MAX >> len))))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 #[cfg(test)]

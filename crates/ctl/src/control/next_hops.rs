@@ -74,10 +74,11 @@ impl NextHops {
 
 /// The interfaces and next hops of packets to an address, of each VRF and of none.
 fn towards(addr: IpAddr, egress: &Egress) -> impl Iterator<Item = (u32, IpAddr)> {
-    let vrfs = [None].into_iter().chain(egress.vrfs().iter().copied().map(Some));
-    vrfs.filter_map(move |vrf| match egress.route(RouteKey::from(addr).of_vrf(vrf), 0) {
-        RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
-        _ => None,
+    [None].into_iter().chain(egress.vrfs().iter().copied().map(Some)).filter_map(move |vrf| {
+        match egress.route(RouteKey::from(addr).of_vrf(vrf), 0) {
+            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
+            _ => None,
+        }
     })
 }
 
@@ -91,6 +92,8 @@ fn gateways(network: &Network) -> Neighbours {
         | RouteAction::Throw
         | RouteAction::Vrf(_) => None,
     });
-    let used = hops.flatten().filter(|hop| network.links.iter().any(|link| link.ifindex == hop.ifindex));
-    used.filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
+    hops.flatten()
+        .filter(|hop| network.links.iter().any(|link| link.ifindex == hop.ifindex))
+        .filter_map(|hop| Some((hop.ifindex, hop.via?)))
+        .collect()
 }

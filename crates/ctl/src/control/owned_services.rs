@@ -68,8 +68,7 @@ impl OwnedServices {
 
     /// The limits that health checks own, as they are in a state.
     pub(super) fn limits(&self, state: &State) -> impl Iterator<Item = Rule> {
-        let owned = self.wanted.limits().keys();
-        owned.filter_map(|key| {
+        self.wanted.limits().keys().filter_map(|key| {
             Some(Rule::Limit(ServiceLimit { service: *key, limit: *state.limits().get(key)? }))
         })
     }

@@ -97,9 +97,13 @@ impl<D: Datapath> Control<D> {
 
     /// Reserves the ports of local addresses that are this machine's: the kernel does not use them.
     fn reserve_ports(&mut self) {
-        let here =
-            self.state.locals().iter().filter(|local| self.publication.snapshot.egress.is_own(local.addr));
-        let wanted: Vec<_> = here.map(|local| (local.first_port, local.last_port)).collect();
+        let wanted: Vec<_> = self
+            .state
+            .locals()
+            .iter()
+            .filter(|local| self.publication.snapshot.egress.is_own(local.addr))
+            .map(|local| (local.first_port, local.last_port))
+            .collect();
         if wanted != self.reserved {
             self.datapath.reserve_ports(&wanted);
             self.reserved = wanted;
@@ -136,7 +140,8 @@ impl<D: Datapath> Control<D> {
 
 /// Endpoints that replies of the configured masqueraded destinations come from.
 fn masqueraded(state: &State) -> impl Iterator<Item = (Protocol, Endpoint)> {
-    let all =
-        state.services().flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));
-    all.flat_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
+    state
+        .services()
+        .flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)))
+        .flat_map(|(key, one)| replies_from(key, one.endpoint, one.options.method))
 }

@@ -24,11 +24,13 @@ impl<D: Datapath> Control<D> {
     /// The file gives no key; during a start that is no error.
     pub(super) fn read_quic_key(&self, command: &Command) -> Result<QuicKeys, CommandError> {
         let Command::Add(rule) = command else { return Ok(QuicKeys::new()) };
-        let files = rule.key_file().map(|path| match read_key(path) {
-            Err(fault) if !self.lists.starting => Err(failed(fault)),
-            key => Ok((path.to_owned(), key)),
-        });
-        files.into_iter().collect()
+        rule.key_file()
+            .map(|path| match read_key(path) {
+                Err(fault) if !self.lists.starting => Err(failed(fault)),
+                key => Ok((path.to_owned(), key)),
+            })
+            .into_iter()
+            .collect()
     }
 
     /// Enters the key of a configuration that was added; a former key stays if the file has become wrong. Forgets keys
@@ -50,8 +52,11 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The first file with a fault.
     pub(super) fn read_quic_keys(&self) -> Result<QuicKeys, CommandError> {
-        let files = self.state.quic().key_files();
-        files.map(|path| Ok((path.to_owned(), Ok(read_key(path).map_err(failed)?)))).collect()
+        self.state
+            .quic()
+            .key_files()
+            .map(|path| Ok((path.to_owned(), Ok(read_key(path).map_err(failed)?))))
+            .collect()
     }
 
     /// The configurations and server IDs, as `xvs quic list` shows them.
@@ -81,11 +86,10 @@ impl<D: Datapath> Control<D> {
         });
         let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
             let state = self.state.service(&service);
-            let faulty = server_ids.into_iter().filter(move |row| {
+            server_ids.into_iter().filter(move |row| {
                 let mut known = state.into_iter().flat_map(|state| &state.destinations);
                 known.any(|known| known.endpoint.addr == row.server.addr)
-            });
-            faulty.filter_map(move |ServerIdRow { id, server, fault }| {
+            }).filter_map(move |ServerIdRow { id, server, fault }| {
                 let why = fault?;
                 let text = format!(
                     "{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"
@@ -103,8 +107,9 @@ impl<D: Datapath> Control<D> {
 /// The file cannot be used.
 pub fn read_key(path: &Path) -> Result<[u8; 16], QuicKeyError> {
     let text = secret_file::read("QUIC key", path, HOW)?;
-    let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
-    key.ok_or_else(|| QuicKeyError::NotHexadecimal(path.to_owned()))
+    hexadecimal::decode(text.trim())
+        .and_then(|key| key.try_into().ok())
+        .ok_or_else(|| QuicKeyError::NotHexadecimal(path.to_owned()))
 }
 
 fn failed(error: QuicKeyError) -> CommandError {

@@ -68,8 +68,10 @@ impl<D: Datapath> Control<D> {
         };
         owned.dirty.extend(&named);
         let ended = before.limits().keys().filter(|key| !owned.wanted.limits().contains_key(key));
-        let ended = ended.filter(|key| self.state.limits().contains_key(key));
-        let mut commands: Vec<_> = ended.map(|key| Command::Delete(Object::Limit(*key))).collect();
+        let mut commands: Vec<_> = ended
+            .filter(|key| self.state.limits().contains_key(key))
+            .map(|key| Command::Delete(Object::Limit(*key)))
+            .collect();
         commands.extend(self.restoring_commands(&named, objects.as_ref()));
         let reconciled = self.carry_out_admitted(ORIGIN, commands, now);
         // Services may be owned from now on without a change of them.
@@ -125,8 +127,10 @@ impl<D: Datapath> Control<D> {
         for command in commands {
             let Some(object) = command.object() else { continue };
             // Destinations of a refused service wait with it.
-            let waits_for = object.service().filter(|key| self.state.service(key).is_none());
-            let waits = waits_for.is_some_and(|key| refused.contains_key(&Object::Service(key)));
+            let waits = object
+                .service()
+                .filter(|key| self.state.service(key).is_none())
+                .is_some_and(|key| refused.contains_key(&Object::Service(key)));
             if !waits
                 && !refused.contains_key(&object)
                 && let Some(key) = object.owned_with()
@@ -165,8 +169,8 @@ impl<D: Datapath> Control<D> {
 
     /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
     fn carry_out_admitted(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
-        let objects = commands.iter().filter_map(Command::object);
-        let of: BTreeSet<_> = objects.filter_map(|object| object.owned_with()).collect();
+        let of: BTreeSet<_> =
+            commands.iter().filter_map(Command::object).filter_map(|object| object.owned_with()).collect();
         // Tried on a copy first, so that refused commands are not steered.
         let mut trial = self.state.restricted_to(&of);
         let mut admitted = Vec::new();

@@ -36,8 +36,8 @@ impl<D: Datapath> Control<D> {
     /// warning.
     pub fn reload(&mut self, new: Reloaded, now: Millis) -> Vec<String> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
-        let of_feedback = changed.iter().filter_map(|key| key.strip_prefix(PREFIX));
-        let feedback_keys: Vec<_> = of_feedback.map(str::to_owned).collect();
+        let feedback_keys: Vec<_> =
+            changed.iter().filter_map(|key| key.strip_prefix(PREFIX)).map(str::to_owned).collect();
         let ipvs_keys: Vec<_> = changed.iter().filter(|key| !key.starts_with(PREFIX)).cloned().collect();
         self.settings.ipvs = with_keys(&self.settings.ipvs, &ipvs, &ipvs_keys);
         self.settings.feedback = with_keys(&self.settings.feedback, &feedback, &feedback_keys);

@@ -49,8 +49,11 @@ impl<D: Datapath> Control<D> {
         }
         refused.into_iter().for_each(|(daemon, why)| self.await_daemon(daemon, &why));
         if let Some(mut journal) = journal {
-            let timeouts = self.settings.sourced_timeouts(self.state.timeouts());
-            let timeouts = timeouts.into_iter().filter(|(_, source)| *source != Source::Default);
+            let timeouts = self
+                .settings
+                .sourced_timeouts(self.state.timeouts())
+                .into_iter()
+                .filter(|(_, source)| *source != Source::Default);
             timeouts.for_each(|(timeouts, source)| journal.note(&Entry::Timeouts(timeouts, source)));
             settings.into_iter().for_each(|(key, value)| journal.note(&Entry::Set { key, value }));
             journal.write_anew(&entries(&self.state, &self.owned));

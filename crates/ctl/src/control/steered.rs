@@ -173,8 +173,14 @@ impl Steered {
 fn local(network: &Network) -> BTreeSet<IpAddr> {
     let is_of_vrf = |table| network.links.iter().any(|link| link.vrf == Some(table));
     let is_used = |table| [Table::LOCAL, Table::MAIN].contains(&table) || is_of_vrf(table);
-    let own = network.routes.iter().filter(|route| is_used(route.table));
-    let delivered = own.filter(|route| matches!(route.action, RouteAction::Local | RouteAction::Broadcast));
-    let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
-    hosts.map(Prefix::addr).collect()
+    let delivered = network
+        .routes
+        .iter()
+        .filter(|route| is_used(route.table))
+        .filter(|route| matches!(route.action, RouteAction::Local | RouteAction::Broadcast));
+    delivered
+        .map(|route| route.dest)
+        .filter(|dest| *dest == Prefix::host(dest.addr()))
+        .map(Prefix::addr)
+        .collect()
 }

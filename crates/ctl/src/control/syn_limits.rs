@@ -20,8 +20,8 @@ impl<D: Datapath> Control<D> {
         let former = self.publication.snapshot.syn_limits.take().unwrap_or_default();
         // A service that was deleted may still be steered, for its connections.
         let there = self.state.limits().iter().filter(|(key, _)| self.state.service(key).is_some());
-        let rates = there.filter_map(|(key, limit)| Some((key, limit.of_syns()?)));
-        let limits: SynLimits = rates
+        let limits: SynLimits = there
+            .filter_map(|(key, limit)| Some((key, limit.of_syns()?)))
             .map(|(key, rate)| {
                 let limit = match former.get(key) {
                     Some(former) if former.rate == rate => former.clone(),

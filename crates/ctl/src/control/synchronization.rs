@@ -177,8 +177,7 @@ impl<D: Datapath> Control<D> {
 
     /// The warnings about interfaces with daemons, whose messages can be forged there, unless they are signed.
     pub fn unsigned_daemons(&self) -> impl Iterator<Item = Warning> {
-        let daemons = self.state.daemons().iter();
-        let interfaces: BTreeSet<_> = daemons.map(|daemon| &*daemon.interface).collect();
+        let interfaces: BTreeSet<_> = self.state.daemons().iter().map(|daemon| &*daemon.interface).collect();
         interfaces.into_iter().map(|interface| {
             let text = match self.has_servers(interface) {
                 true => format!(
@@ -197,8 +196,10 @@ impl<D: Datapath> Control<D> {
     /// Whether a real server is in a network of this interface.
     fn has_servers(&self, interface: &str) -> bool {
         let links = self.marks.links().iter().filter(|link| link.name == interface);
-        let networks = links.flat_map(|link| &link.addresses);
-        let networks: Vec<_> = networks.filter_map(|(addr, len)| Prefix::new(*addr, *len)).collect();
+        let networks: Vec<_> = links
+            .flat_map(|link| &link.addresses)
+            .filter_map(|(addr, len)| Prefix::new(*addr, *len))
+            .collect();
         let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
         servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
     }
@@ -223,9 +224,12 @@ impl<D: Datapath> Control<D> {
     pub(super) fn sync_master(&self) -> Option<Arc<SyncMaster>> {
         let announcements = self.announcements.as_ref()?;
         let rules = rules(&self.settings.ipvs);
-        let published = self.publication.snapshot.sync_master.as_ref();
-        let same =
-            published.filter(|master| master.rules == rules && Arc::ptr_eq(&master.shared, announcements));
+        let same = self
+            .publication
+            .snapshot
+            .sync_master
+            .as_ref()
+            .filter(|master| master.rules == rules && Arc::ptr_eq(&master.shared, announcements));
         Some(same.cloned().unwrap_or_else(|| Arc::new(SyncMaster::new(rules, announcements.clone()))))
     }
 

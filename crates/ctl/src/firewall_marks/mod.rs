@@ -339,8 +339,8 @@ impl Compiler<'_> {
             let test = match matches {
                 Match::Packet(test) => test.clone(),
                 Match::Interface(names) => {
-                    let links = self.links.iter();
-                    let named = links.filter(|link| names.iter().any(|name| is_named(&link.name, name)));
+                    let named =
+                        self.links.iter().filter(|link| names.iter().any(|name| is_named(&link.name, name)));
                     Test::Link(named.map(|link| link.id).collect())
                 }
                 // A rule with it has an obstacle, and is not followed.

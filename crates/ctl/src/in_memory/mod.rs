@@ -144,8 +144,7 @@ impl InMemory {
         make: impl FnOnce(&Table) -> io::Result<(Arc<Offload>, Box<dyn Program>)>,
     ) -> io::Result<()> {
         let datapath = self.control.datapath();
-        let table = datapath.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let (offload, program) = make(table)?;
+        let (offload, program) = make(datapath.table.as_ref().ok_or(io::ErrorKind::NotFound)?)?;
         datapath.program = Some(program);
         datapath.steer();
         self.pipeline.flows.set_offload(offload);
@@ -326,11 +325,13 @@ impl InMemory {
         let offloaded = self.offloaded.as_mut().and_then(|(_, bytes)| bytes.take());
         let frames = offloaded.into_iter().chain(self.port.take_transmitted());
         let links = &self.network.links;
-        let named = frames.into_iter().map(|Bytes { link: id, frame }| {
-            let link = links.iter().find(|link| link.id == id);
-            (link.map_or_else(|| "?".to_owned(), |link| link.name.clone()), frame)
-        });
-        named.collect()
+        frames
+            .into_iter()
+            .map(|Bytes { link: id, frame }| {
+                let link = links.iter().find(|link| link.id == id);
+                (link.map_or_else(|| "?".to_owned(), |link| link.name.clone()), frame)
+            })
+            .collect()
     }
 
     /// Frames received or originated, less those that have left: 0 between two bursts.
@@ -408,8 +409,7 @@ impl Director for InMemory {
                 let snapshot = self.control.published().load_full();
                 let live = Live { snapshot: &snapshot, reader: &self.reader, now: self.now, offload: None };
                 // Every link of the lab is attached.
-                let answer = explain::answer(&question, &live, &Attachment::default());
-                answer.map(|mut report| {
+                explain::answer(&question, &live, &Attachment::default()).map(|mut report| {
                     report.add_disabled(self.control.state().disabled());
                     Reply::Explained(Box::new(report))
                 })

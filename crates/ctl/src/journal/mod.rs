@@ -123,8 +123,8 @@ impl Journal {
     /// Writes the whole journal, with these changes, replacing the old one.
     pub fn write_anew(&mut self, present: &[Entry]) {
         let timeouts = self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source));
-        let settings = self.settings.iter();
-        let settings = settings.map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
+        let settings =
+            self.settings.iter().map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
         let more: Vec<_> = timeouts.chain(settings).collect();
         let mut bytes = line_of(&self.header);
         present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));

@@ -167,11 +167,15 @@ pub(super) fn path(
 
 /// Like the path outside VRFs, for each VRF.
 pub(super) fn in_vrfs(dest: &DestinationEntry, snapshot: &Snapshot) -> Arc<[PathInVrf]> {
-    let vrfs = snapshot.egress.vrfs().iter().map(|&vrf| {
-        let (path, tunnel) = path(dest, Some(vrf), snapshot);
-        PathInVrf { vrf, path, tunnel }
-    });
-    vrfs.collect()
+    snapshot
+        .egress
+        .vrfs()
+        .iter()
+        .map(|&vrf| {
+            let (path, tunnel) = path(dest, Some(vrf), snapshot);
+            PathInVrf { vrf, path, tunnel }
+        })
+        .collect()
 }
 
 pub(super) fn destination(

@@ -63,9 +63,9 @@ impl Kept {
         let (destinations, found_destinations) = Records::read(destinations)?;
         let (services, found_services) = Records::read::<ServiceName>(services)?;
         let records = found_services.iter();
-        let places =
-            records.map(|(place, Record { name: (key, scheduler), .. })| (*key, (*place, scheduler.clone())));
-        let places = places.collect();
+        let places = records
+            .map(|(place, Record { name: (key, scheduler), .. })| (*key, (*place, scheduler.clone())))
+            .collect();
         let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
         let used = kept.places.values().map(|(place, _)| *place).collect::<BTreeSet<_>>();
@@ -203,9 +203,11 @@ impl Registry {
     /// of each destination, by number; `None` means those in the files. Called after [`Self::return_to`], before there
     /// are workers.
     pub fn resume(&mut self, mut kept: Kept, found: Found, counts: Option<&[Counts]>) {
-        let records = found.destinations.iter();
-        let numbers: HashMap<_, _> =
-            records.map(|(number, record)| (DestinationId(*number), record.numbers)).collect();
+        let numbers: HashMap<_, _> = found
+            .destinations
+            .iter()
+            .map(|(number, record)| (DestinationId(*number), record.numbers))
+            .collect();
         let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
         for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
             let Some(&numbers) = numbers.get(&dest.id) else { continue };
@@ -245,8 +247,11 @@ impl Registry {
             if !kept.has_service(*key, &entry.scheduler) {
                 kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
             }
-            let unknown = entry.destinations.iter().filter(|dest| !numbers.contains_key(&dest.id));
-            unknown.for_each(|dest| kept.set_destination(*key, dest));
+            entry
+                .destinations
+                .iter()
+                .filter(|dest| !numbers.contains_key(&dest.id))
+                .for_each(|dest| kept.set_destination(*key, dest));
         }
         kept.write();
     }
@@ -292,8 +297,7 @@ impl Registry {
         for trashed in self.trash.values() {
             kept.destinations.set_numbers(trashed.dest.id.0, trashed.dest.numbers());
         }
-        let total = self.total_estimator.since_zero(self.total.sum());
-        kept.set_service(None, "", numbers(total, &[]));
+        kept.set_service(None, "", numbers(self.total_estimator.since_zero(self.total.sum()), &[]));
         kept.write();
     }
 

@@ -56,8 +56,11 @@ impl Registry {
     }
 
     fn services_with(&self, is_wanted: impl Fn(&DestinationEntry) -> bool) -> Vec<ServiceKey> {
-        let services = self.services.iter();
-        services.filter(|(_, entry)| entry.destinations.iter().any(&is_wanted)).map(|(key, _)| *key).collect()
+        self.services
+            .iter()
+            .filter(|(_, entry)| entry.destinations.iter().any(&is_wanted))
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     /// Applies a change to the destinations of these services. Returns the weights in force that differ afterwards.
@@ -92,19 +95,20 @@ impl Registry {
     pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
         let is_followed = |key| feedback.follows(key) || feedback.follows_times(key);
         let followed = self.services.iter().filter(|(key, _)| is_followed(key));
-        let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)));
-        all.map(|(key, dest)| {
-            let followed = dest.report.map(|report| report.followed);
-            FeedbackRow {
-                service: key.to_string(),
-                server: dest.endpoint,
-                own_weight: dest.weight,
-                weight_in_force: dest.weight_in_force(),
-                load_percent: followed.and_then(Followed::load_percent),
-                response_micros: followed.and_then(Followed::micros).map(|micros| micros.round() as u64),
-                age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
-            }
-        })
-        .collect()
+        followed
+            .flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)))
+            .map(|(key, dest)| {
+                let followed = dest.report.map(|report| report.followed);
+                FeedbackRow {
+                    service: key.to_string(),
+                    server: dest.endpoint,
+                    own_weight: dest.weight,
+                    weight_in_force: dest.weight_in_force(),
+                    load_percent: followed.and_then(Followed::load_percent),
+                    response_micros: followed.and_then(Followed::micros).map(|micros| micros.round() as u64),
+                    age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
+                }
+            })
+            .collect()
     }
 }

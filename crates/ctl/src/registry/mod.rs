@@ -265,8 +265,10 @@ impl Registry {
     }
 
     fn destinations(&self) -> impl Iterator<Item = &DestinationEntry> {
-        let live = self.services.values().flat_map(|entry| &entry.destinations);
-        live.chain(self.trash.values().map(|trashed| &trashed.dest))
+        self.services
+            .values()
+            .flat_map(|entry| &entry.destinations)
+            .chain(self.trash.values().map(|trashed| &trashed.dest))
     }
 
     /// The items steered for a service as configured, and for connections of its earlier configuration. Excludes
@@ -275,8 +277,11 @@ impl Registry {
         let entry = self.services.get_mut(&key);
         let configured = entry.is_some();
         let destinations = entry.into_iter().flat_map(|entry| &mut entry.destinations);
-        let gone = self.trash.range_mut(trash_range(key)).map(|(_, trashed)| &mut trashed.dest);
-        let gone = gone.filter(|dest| dest.has_connections());
+        let gone = self
+            .trash
+            .range_mut(trash_range(key))
+            .map(|(_, trashed)| &mut trashed.dest)
+            .filter(|dest| dest.has_connections());
         let mut items = BTreeSet::new();
         let mut has_leftovers = false;
         for dest in destinations.chain(gone.inspect(|_| has_leftovers = true)) {

@@ -64,8 +64,10 @@ impl Records {
             image = vec![0; RECORD];
             image[..HEAD.len()].copy_from_slice(HEAD);
         }
-        let records = (0..).zip(image[RECORD..].chunks_exact(RECORD));
-        let records = records.filter_map(|(place, bytes)| Some((place, read(bytes)?))).collect();
+        let records = (0..)
+            .zip(image[RECORD..].chunks_exact(RECORD))
+            .filter_map(|(place, bytes)| Some((place, read(bytes)?)))
+            .collect();
         let is_new = image.len() == RECORD;
         Ok((Self { file, image, changed: vec![u64::from(is_new)], is_new }, records))
     }
@@ -165,8 +167,10 @@ impl Records {
 
 /// The records whose bits are set, in order.
 fn records_of(bits: &[u64]) -> impl Iterator<Item = usize> {
-    let words = bits.iter().enumerate().filter(|(_, word)| **word != 0);
-    words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * at + bit))
+    bits.iter()
+        .enumerate()
+        .filter(|(_, word)| **word != 0)
+        .flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * at + bit))
 }
 
 /// Unchanged records between two changed ones are written, too, if they are fewer than this: a system call costs more.

@@ -25,14 +25,17 @@ impl Registry {
     /// is known.
     pub(super) fn quic(&self, state: &State, service: &Service) -> Option<Arc<Quic>> {
         let quic = state.quic().get(&service.key)?;
-        let decoders = quic.configs.iter().filter_map(|(number, config)| {
-            let key = match &config.key_file {
-                Some(path) => Some(*self.quic_keys.get(path)?.as_ref().ok()?),
-                None => None,
-            };
-            Some((*number, Decoder::new(config.server_id_length, config.nonce_length, key)?))
-        });
-        let decoders: Vec<_> = decoders.collect();
+        let decoders: Vec<_> = quic
+            .configs
+            .iter()
+            .filter_map(|(number, config)| {
+                let key = match &config.key_file {
+                    Some(path) => Some(*self.quic_keys.get(path)?.as_ref().ok()?),
+                    None => None,
+                };
+                Some((*number, Decoder::new(config.server_id_length, config.nonce_length, key)?))
+            })
+            .collect();
         let positions: HashMap<_, _> =
             service.members.iter().map(|member| member.endpoint).zip(0..).collect();
         let ids = quic.servers.iter().filter_map(|(id, server)| Some((*id, *positions.get(server)?)));

@@ -19,8 +19,7 @@ impl Registry {
     /// Moves the weights of the services that follow times. Returns those that have changed; [`Self::build`] enters
     /// these services in the snapshot, as after an edit.
     pub fn follow_times(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
-        let followed = self.services.keys().filter(|key| feedback.follows_times(key));
-        let followed = followed.copied().collect();
+        let followed = self.services.keys().filter(|key| feedback.follows_times(key)).copied().collect();
         self.change_weights(followed, |_, dests| apply_times(dests, feedback, now))
     }
 }
@@ -31,8 +30,8 @@ fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis)
     let lasts = Duration::from_secs(feedback.timeout_seconds.value().into());
     let mut serving: Vec<_> = dests.iter_mut().filter(|dest| dest.takes_connections()).collect();
     let medians: Vec<_> = serving.iter_mut().map(|dest| new_median(dest, lasts, now)).collect();
-    let known = serving.iter().zip(&medians).filter_map(|(dest, new)| new.or(former_median(dest.report)));
-    let known: Vec<f64> = known.collect();
+    let known: Vec<f64> =
+        serving.iter().zip(&medians).filter_map(|(dest, new)| new.or(former_median(dest.report))).collect();
     let mean = known.iter().sum::<f64>() / known.len() as f64;
     for (dest, median) in serving.into_iter().zip(medians) {
         if let Some(micros) = median {

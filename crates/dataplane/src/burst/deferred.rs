@@ -55,8 +55,10 @@ impl Deferred {
 
     /// Adds the changes, at the end of the burst.
     pub(crate) fn end(&mut self, destinations: &Destinations) {
-        let changed = self.changed.drain(..).filter_map(|id| destinations.find(id));
-        changed.for_each(|destination| destination.live.add_deferred(self.worker));
+        self.changed
+            .drain(..)
+            .filter_map(|id| destinations.find(id))
+            .for_each(|destination| destination.live.add_deferred(self.worker));
     }
 }
 

@@ -113,8 +113,10 @@ impl Flows {
 
     /// The connection of a client's packet.
     pub fn find_request(&self, packet: &Packet, hash: u64) -> Option<ConnId> {
-        let found = self.table.find(&packet.connection_key(), hash);
-        found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
+        self.table
+            .find(&packet.connection_key(), hash)
+            .filter(|(_, direction)| *direction == Direction::Inbound)
+            .map(|(id, _)| id)
     }
 
     /// Whether a packet is a connection's reply to its client.
@@ -136,8 +138,10 @@ impl Flows {
 
     /// Counts a new connection of a destination, if the destination is still known.
     pub(crate) fn count_connection(&self, id: DestinationId, snapshot: &Snapshot) {
-        let counted = snapshot.destinations.find(id);
-        counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
+        snapshot
+            .destinations
+            .find(id)
+            .inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
     }
 
     /// Counts a client's packet.

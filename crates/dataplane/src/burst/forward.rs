@@ -37,11 +37,11 @@ pub(crate) fn request(
 /// The path of a packet to the client of a connection.
 #[inline]
 pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Path {
-    let path = Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || {
+    Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || {
         let mark = cx.snapshot.routing_mark(p.link, p.packet);
         Some(ends.key_to_client(mark).of_vrf(cx.snapshot.egress.vrf(p.link)))
-    });
-    path.unwrap_or(Path::NoRoute)
+    })
+    .unwrap_or(Path::NoRoute)
 }
 
 /// Forwards a client's packet to a real server that is not configured here. A tunnel then uses IP in IP.

@@ -109,11 +109,12 @@ impl Capture {
 
     /// The number of copies that were omitted because no slot was free, by the link that received the packet.
     pub fn missed(&self) -> impl Iterator<Item = (LinkId, u64)> {
-        let missed = (0..LINKS).map(|link| {
-            let count = self.missed.iter().map(|counts| counts[link].value()).sum();
-            (LinkId(link as u16), count)
-        });
-        missed.filter(|(_, count)| *count > 0)
+        (0..LINKS)
+            .map(|link| {
+                let count = self.missed.iter().map(|counts| counts[link].value()).sum();
+                (LinkId(link as u16), count)
+            })
+            .filter(|(_, count)| *count > 0)
     }
 
     pub(super) fn count_missed(&self, worker: usize, link: LinkId, count: u64) {

@@ -118,8 +118,8 @@ impl<'a, P: Port> Watched<'a, P> {
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
             }
             // Frames that were sent since the last frame was settled are ICMP errors to the sender of this one.
-            let theirs = lane.left.iter().rposition(|(place, _)| *place != self.settled);
-            let from = theirs.map_or(0, |place| place + 1);
+            let from =
+                lane.left.iter().rposition(|(place, _)| *place != self.settled).map_or(0, |place| place + 1);
             while lane.left.len() > from {
                 let (_, record) = lane.left.remove(from);
                 if wanted { lane.push(record, verdict) } else { lane.free.push(record) }

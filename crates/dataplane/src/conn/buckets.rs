@@ -349,8 +349,7 @@ impl Buckets {
     fn exchange(&self, place: Place, position: usize, old: u64, new: u64) -> bool {
         // Release: the entry to which `new` refers is filled before. Acquire: a chain of changes to one slot orders
         // them all.
-        let slot = self.slot(place, position);
-        slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.slot(place, position).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn slot(&self, place: Place, position: usize) -> &AtomicU64 {

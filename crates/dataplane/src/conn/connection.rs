@@ -257,12 +257,16 @@ impl Connection<'_> {
     #[must_use]
     pub fn count_as(&self, inactive: bool) -> bool {
         // Relaxed: as in `set_flags`.
-        let changed = self.record.entry.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
-            let flags = Flags(flags);
-            let is_due = !flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive;
-            is_due.then_some(flags.0 ^ Flags::INACTIVE.0)
-        });
-        changed.is_ok()
+        self.record
+            .entry
+            .flags
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
+                let flags = Flags(flags);
+                let is_due =
+                    !flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive;
+                is_due.then_some(flags.0 ^ Flags::INACTIVE.0)
+            })
+            .is_ok()
     }
 
     /// Removes such a connection from the counts. Returns whether it counted as inactive.

@@ -464,11 +464,12 @@ impl Entry {
     /// Marks the connection as one whose record may be more recent, if it is live and in this state.
     pub(super) fn mark_offloaded(&self, state: u8) -> bool {
         // Relaxed: the fence of the caller orders it.
-        let marked = self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let life = Life(word);
-            (life.is_live() && life.state() == state).then_some(word | OFFLOADED)
-        });
-        marked.is_ok()
+        self.life
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let life = Life(word);
+                (life.is_live() && life.state() == state).then_some(word | OFFLOADED)
+            })
+            .is_ok()
     }
 
     /// Phase, state and deadline.
@@ -480,10 +481,11 @@ impl Entry {
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
         // Relaxed: only the count is passed on, and `close` competes for the same field.
-        let counted = self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            count.checked_add(1).filter(|&count| count != REMOVED)
-        });
-        counted.is_ok()
+        self.controlled
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                count.checked_add(1).filter(|&count| count != REMOVED)
+            })
+            .is_ok()
     }
 
     /// Closes the entry as a controller: it admits no more connections. Succeeds once in a connection's life, and only

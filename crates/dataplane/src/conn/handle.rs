@@ -158,8 +158,9 @@ impl TableWorker {
             return Inserted::Full;
         };
         // The XDP program must not forward its replies as those of an older connection.
-        let older = reply.filter(|_| table.has_offloaded());
-        let older = older.and_then(|reply| handle.find(&reply, reply.hash(&table.secret)));
+        let older = reply
+            .filter(|_| table.has_offloaded())
+            .and_then(|reply| handle.find(&reply, reply.hash(&table.secret)));
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
@@ -240,9 +241,11 @@ impl TableWorker {
         // First the keys that have no room. Both keys may share a bucket, and each could take the slot that the other
         // needs.
         let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        let occupants =
-            keys.map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)));
-        occupants.into_iter().flatten().flatten().map(ConnId)
+        keys.map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(ConnId)
     }
 
     /// A view of a connection.
@@ -412,8 +415,7 @@ impl Table {
         if worker >= self.config.workers {
             return None;
         }
-        let handle = TableHandle::acquire(self, worker)?;
-        Some(TableWorker::new(handle))
+        Some(TableWorker::new(TableHandle::acquire(self, worker)?))
     }
 }
 
@@ -471,8 +473,7 @@ impl TableHandle {
     pub(super) fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
         debug_assert!(!self.parked);
         let packed = Packed::of(flow);
-        let found = self.table.find(hash, |record| record.is(&packed, Kind::Template).then_some(()));
-        found.map(|(id, ())| id)
+        self.table.find(hash, |record| record.is(&packed, Kind::Template).then_some(())).map(|(id, ())| id)
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Removal {
@@ -540,8 +541,7 @@ impl TableHandle {
             table.expected.fetch_sub(1, Relaxed);
         }
         add(&self.counts().removed, 1);
-        let discarded = self.discard(id.0);
-        let last = last.unwrap_or(discarded);
+        let last = last.unwrap_or(self.discard(id.0));
         self.note_end(id, why, last.state());
         self.table.forget_offload(id, last);
         if let Some(controller) = self.connection(id).controller() {

@@ -67,7 +67,6 @@ impl TableHandle {
 
     /// The number of entries that the handle has removed and that are not free yet, also after [`leave`](Self::leave).
     pub(super) fn in_limbo(&self) -> u32 {
-        let left = self.table.left_stock(self.number);
-        left.as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)
+        self.table.left_stock(self.number).as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)
     }
 }

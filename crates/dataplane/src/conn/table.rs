@@ -177,8 +177,7 @@ impl Table {
 
     /// The microseconds since the first request of a connection, if its time is known and its reply has not passed.
     pub(crate) fn awaited_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
-        let request = self.requests.of(id, generation)?;
-        Some(RequestTimes::since(request, now))
+        Some(RequestTimes::since(self.requests.of(id, generation)?, now))
     }
 
     /// Like [`Self::awaited_micros`], once.

@@ -82,8 +82,10 @@ impl Wheel {
     /// The time when the earliest link is due.
     pub(super) fn next_due(&self) -> Option<Millis> {
         let ticks = self.cursor..self.cursor + if self.linked == 0 { 0 } else { SLOTS };
-        let first = ticks.into_iter().find(|tick| self.heads[(tick % SLOTS) as usize] != 0);
-        first.map(|tick| Millis(u64::from(tick) * TICK_MILLIS))
+        ticks
+            .into_iter()
+            .find(|tick| self.heads[(tick % SLOTS) as usize] != 0)
+            .map(|tick| Millis(u64::from(tick) * TICK_MILLIS))
     }
 
     /// Removes an entry's link, if it has one in this wheel.

@@ -259,8 +259,10 @@ impl Egress {
 
     /// The neighbours, by interface index and address, to which packets were sent since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
-        let used = self.neighbours.values().filter(|known| known.used.take());
-        used.map(|known| (known.neighbour.ifindex, known.neighbour.addr))
+        self.neighbours
+            .values()
+            .filter(|known| known.used.take())
+            .map(|known| (known.neighbour.ifindex, known.neighbour.addr))
     }
 
     /// The link with this id; `None` if it was removed. A frame that was received before may still refer to it.
@@ -388,9 +390,11 @@ impl Egress {
         }
         let on_link = self.link(link).map_or(&[][..], |info| &info.addresses);
         let vrf = self.vrf(link);
-        let elsewhere = self.links().filter(|&(id, info)| id != link && info.vrf == vrf);
-        let elsewhere =
-            elsewhere.flat_map(|(_, info)| &info.addresses).filter(|(addr, _)| !addr.is_loopback());
+        let elsewhere = self
+            .links()
+            .filter(|&(id, info)| id != link && info.vrf == vrf)
+            .flat_map(|(_, info)| &info.addresses)
+            .filter(|(addr, _)| !addr.is_loopback());
         match dest {
             IpAddr::V4(_) => {
                 let gateway = target.and_then(|target| target.gateway_on(link));
@@ -398,8 +402,8 @@ impl Egress {
                 let beside = of_family
                     .clone()
                     .find(|&&(addr, len)| gateway.is_some_and(|gateway| common(addr, gateway) >= len));
-                let found = beside.or_else(|| of_family.next());
-                found
+                beside
+                    .or_else(|| of_family.next())
                     .or_else(|| elsewhere.into_iter().find(|(addr, _)| addr.is_ipv4()))
                     .map(|&(addr, _)| addr)
             }
@@ -455,8 +459,12 @@ impl LinkInfo {
         let vlan = link.vlan.and_then(|vlan| Some((*by_ifindex.get(&vlan.over)?, vlan.id)));
         let below = match (link.kind, vlan) {
             (LinkKind::Bond, _) => {
-                let members = network.links.iter().filter(|member| is_active_in(member, link));
-                let mut members: Vec<_> = members.map(|member| member.id).collect();
+                let mut members: Vec<_> = network
+                    .links
+                    .iter()
+                    .filter(|member| is_active_in(member, link))
+                    .map(|member| member.id)
+                    .collect();
                 members.sort_unstable();
                 Below::Bond(members.into())
             }

@@ -155,8 +155,9 @@ impl Lookups {
                 (PolicyAction::Refuse, _) => lookups.push((rule, Vec::new())),
             }
         }
-        let last = lookups.pop_if(|(rule, tables)| rule.is_unconditional() && !tables.is_empty());
-        let last = last.map(|(_, tables)| Trie::of_tables(network, family, &tables, by_ifindex, targets));
+        let last = lookups
+            .pop_if(|(rule, tables)| rule.is_unconditional() && !tables.is_empty())
+            .map(|(_, tables)| Trie::of_tables(network, family, &tables, by_ifindex, targets));
         let mut known: HashMap<Vec<Table>, Arc<Trie>> = HashMap::new();
         let steps = lookups.into_iter().map(|(rule, tables)| {
             let trie = known.entry(tables).or_insert_with_key(|tables| {
@@ -171,8 +172,10 @@ impl Lookups {
     #[inline(never)]
     fn by_rules(&self, bits: u128, key: &RouteKey) -> u32 {
         let matching = self.steps.iter().filter(|step| step.rule.matches(key));
-        let found = matching.map(|step| step.trie.find(bits)).find(|leaf| *leaf != 0);
-        found.unwrap_or_else(|| self.last.find(bits))
+        matching
+            .map(|step| step.trie.find(bits))
+            .find(|leaf| *leaf != 0)
+            .unwrap_or_else(|| self.last.find(bits))
     }
 }
 
@@ -319,8 +322,13 @@ impl Trie {
 
 /// The routes of a table, from the least to the most preferred.
 fn of_table(network: &Network, family: Family, table: Table) -> Vec<&Route> {
-    let of_table = network.routes.iter().rev().filter(|route| route.table == table);
-    let mut found: Vec<&Route> = of_table.filter(|route| Family::of(route.dest.addr()) == family).collect();
+    let mut found: Vec<&Route> = network
+        .routes
+        .iter()
+        .rev()
+        .filter(|route| route.table == table)
+        .filter(|route| Family::of(route.dest.addr()) == family)
+        .collect();
     found.sort_by_key(|route| (route.dest.len(), Reverse(route.metric)));
     found
 }

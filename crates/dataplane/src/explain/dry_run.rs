@@ -55,8 +55,8 @@ impl DryRun {
         let snapshot = Snapshot { settings, ..snapshot };
         let secret = *live.reader().table().secret();
         let table = Table::keyed(TABLE, secret)?;
-        let handle = table.handle(0);
-        let mut handle = handle.ok_or_else(|| io::Error::other("a new table has its handles free"))?;
+        let mut handle =
+            table.handle(0).ok_or_else(|| io::Error::other("a new table has its handles free"))?;
         for copied in known {
             copied.enter(&mut handle, &snapshot.call_ids);
         }
@@ -109,10 +109,17 @@ impl DryRun {
     /// without a look-up, and it may be in use in the live table.
     pub(super) fn missed(&mut self) -> Vec<Sought> {
         let all = self.all().into_iter();
-        let made = all.filter(|(id, generation, _)| !self.was_there(*id, *generation));
-        let taken: Vec<_> = made.filter_map(|(.., copied)| copied.local_replies()).collect();
-        let missed = self.pipeline.flows.table().misses();
-        missed.into_iter().chain(taken.into_iter().map(Sought::Connection)).collect()
+        let taken: Vec<_> = all
+            .filter(|(id, generation, _)| !self.was_there(*id, *generation))
+            .filter_map(|(.., copied)| copied.local_replies())
+            .collect();
+        self.pipeline
+            .flows
+            .table()
+            .misses()
+            .into_iter()
+            .chain(taken.into_iter().map(Sought::Connection))
+            .collect()
     }
 
     /// Whether this connection existed before the packet.

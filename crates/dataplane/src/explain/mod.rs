@@ -180,9 +180,12 @@ pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explan
     let mut tried = HashSet::new();
     for _ in 0..RUNS {
         let mut run = DryRun::run(live, &known, link, frame)?;
-        let missed = run.missed().into_iter().filter(|sought| tried.insert(*sought));
-        let found: Vec<Copied> =
-            missed.filter_map(|sought| live.reader().copy(&sought, &live.snapshot.call_ids)).collect();
+        let found: Vec<Copied> = run
+            .missed()
+            .into_iter()
+            .filter(|sought| tried.insert(*sought))
+            .filter_map(|sought| live.reader().copy(&sought, &live.snapshot.call_ids))
+            .collect();
         if found.is_empty() {
             return Ok(run.into_explanation(live));
         }

@@ -35,9 +35,10 @@ impl DryRun {
             _ => (begun_for, mark, marked_by),
         };
         let direction = met.as_ref().filter(|_| lasts).map(|(_, direction)| *direction);
-        let chosen =
-            decision.as_ref().and_then(|decision| Some(decision.candidates[decision.chosen?].endpoint.addr));
-        let chosen = chosen.or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
+        let chosen = decision
+            .as_ref()
+            .and_then(|decision| Some(decision.candidates[decision.chosen?].endpoint.addr))
+            .or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
         let route = self.route(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
         let is_delivered = matches!(self.verdict, Verdict::Transmit(link) if link.is_own());
         let passes = is_delivered || self.verdict == Verdict::PassToKernel;
@@ -147,8 +148,7 @@ impl DryRun {
         let met = self.met.as_ref().map(|(id, ..)| *id);
         let key = self.key()?;
         let found = self.find(&key).map(|(id, ..)| id).or(met)?;
-        let all = self.all();
-        let (id, generation, copied) = all.into_iter().find(|(id, ..)| *id == found)?;
+        let (id, generation, copied) = self.all().into_iter().find(|(id, ..)| *id == found)?;
         Some((self.origin(id, generation), copied))
     }
 
@@ -156,8 +156,7 @@ impl DryRun {
     /// the one template in the table.
     fn template(&mut self, connection: Option<&(Origin, Copied)>) -> Option<(Origin, Copied)> {
         let controller = connection.map(|(_, connection)| connection.controller.as_deref().cloned());
-        let all = self.all();
-        let (id, generation, copied) = all.into_iter().find(|(.., copied)| match &controller {
+        let (id, generation, copied) = self.all().into_iter().find(|(.., copied)| match &controller {
             Some(Some(controller)) => copied == controller,
             Some(None) => false,
             None => copied.is_template() && !copied.is_detached(),

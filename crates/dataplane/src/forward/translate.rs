@@ -96,8 +96,10 @@ pub(super) fn send(
         let told = sender_mtu(packet.family(), widest);
         return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
     }
-    let payload_len = u16::try_from(payload).ok().filter(|len| *len <= addresses.longest_payload());
-    let payload_len = payload_len.ok_or(DropReason::NoHeadroom)?;
+    let payload_len = u16::try_from(payload)
+        .ok()
+        .filter(|len| *len <= addresses.longest_payload())
+        .ok_or(DropReason::NoHeadroom)?;
     let id = addresses.identification(is_fragmentable, ids);
     let fields =
         Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol: packet.flow.protocol, payload_len, id };

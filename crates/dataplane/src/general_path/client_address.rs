@@ -90,8 +90,8 @@ fn before_datagram(
         let told = sender.saturating_sub(len as u32).max(least);
         return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
     }
-    let changed = insert(frame, packet, packet.transport + udp::HEADER_LEN, &header[..len]);
-    let changed = changed.ok_or(DropReason::NoHeadroom)?;
+    let changed = insert(frame, packet, packet.transport + udp::HEADER_LEN, &header[..len])
+        .ok_or(DropReason::NoHeadroom)?;
     // Then the director fragments it.
     Ok(Some(Packet { dont_fragment: packet.dont_fragment && !is_too_big, ..changed }))
 }
@@ -257,8 +257,11 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     let changed = Packet { end: packet.end + len, ..*packet };
     set_length(frame, &changed);
     let lengths = [packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
-    let words = more.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
-    let delta = words.fold(Delta::default(), |delta, word| delta.word(0, word)).word(lengths[0], lengths[1]);
+    let delta = more
+        .chunks_exact(2)
+        .map(|word| u16::from_be_bytes([word[0], word[1]]))
+        .fold(Delta::default(), |delta, word| delta.word(0, word))
+        .word(lengths[0], lengths[1]);
     let flow = &packet.flow;
     let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     if flow.protocol == Protocol::UDP {

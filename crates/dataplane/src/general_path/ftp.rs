@@ -118,12 +118,10 @@ fn read_reply(
     let segment = &frame.bytes()[packet.transport..packet.end];
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
-        let control = flows.table.connection(id);
-        control.begin_text();
+        flows.table.connection(id).begin_text();
         return None;
     }
-    let header_len = tcp::header_len(segment)?;
-    let changed = follow_reply(flows, frame, packet, header_len, id, path, cx);
+    let changed = follow_reply(flows, frame, packet, tcp::header_len(segment)?, id, path, cx);
     let shifted = flows.table.connection(id).shift().to_client(sequence);
     let end = changed.as_ref().unwrap_or(packet).end;
     let segment = &mut frame.bytes_mut()[packet.transport..end];

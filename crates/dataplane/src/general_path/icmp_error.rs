@@ -114,8 +114,7 @@ fn about_reply(
     // As in IPVS, a removed destination gets the error, too.
     let id = DestinationId(connection.dest_ref());
     let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(link), id);
-    let numbers = connection.numbers();
-    to_destination(flows, frame, link, error, (&ends, numbers), destination, cx)
+    to_destination(flows, frame, link, error, (&ends, connection.numbers()), destination, cx)
 }
 
 /// Sends an error to a destination by its connection's method, and translates the number that it quotes.

@@ -76,8 +76,8 @@ fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
     // A tunnel carries the packet with the client's header.
     let inside = if ends.is_translated() { ends.dest } else { ends.client };
-    let there = room(destination.path, inside.family());
-    let there = there.saturating_sub(forward::overhead(ends, destination.tunnel));
+    let there =
+        room(destination.path, inside.family()).saturating_sub(forward::overhead(ends, destination.tunnel));
     let back = match ends.method.masquerades() {
         true => room(client, ends.client.family()),
         false => u32::MAX,

@@ -151,9 +151,11 @@ impl Eviction {
         counters: &WorkerCounters,
         cx: Context<'_>,
     ) -> bool {
-        let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, cx));
-        let least =
-            occupants.fold(None, lesser).filter(|least| least.worth.level() <= self.level.max(FEW_PACKETS));
+        let least = table
+            .bucket_occupants(new)
+            .map(|id| Candidate::of(table, id, cx))
+            .fold(None, lesser)
+            .filter(|least| least.worth.level() <= self.level.max(FEW_PACKETS));
         least.is_some_and(|least| least.evict(table, counters, cx))
     }
 }
@@ -276,8 +278,9 @@ impl Candidate {
         };
         count_out(&table.connection(self.id), state, cx.snapshot);
         counters.evicted.add(1);
-        let template = controller.filter(|id| table.connection(*id).is_template());
-        let template = template.and_then(|id| Self::of(table, id, cx));
+        let template = controller
+            .filter(|id| table.connection(*id).is_template())
+            .and_then(|id| Self::of(table, id, cx));
         if let Some(template) = template.filter(|template| template.worth <= Worth::Embryonic) {
             template.evict(table, counters, cx);
         }

@@ -34,8 +34,11 @@ pub(super) fn insert(
         if tried >= IN_ORDER {
             flows.locals.jump(flows.random.next_u64() as u32);
         }
-        let local = cx.snapshot.locals.next(new.dest.family(), &mut flows.locals);
-        let local = local.ok_or(DropReason::NoLocalAddress)?;
+        let local = cx
+            .snapshot
+            .locals
+            .next(new.dest.family(), &mut flows.locals)
+            .ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
         // The first port is usually free, and its insertion checks that anyway.
         if tried > 0

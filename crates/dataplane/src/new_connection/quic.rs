@@ -50,8 +50,7 @@ pub(crate) fn look<'s>(
     if packet.flow.protocol != Protocol::UDP || packet.network != ethernet::HEADER_LEN {
         return None;
     }
-    let datagram = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
-    Some(route(quic, datagram, service))
+    Some(route(quic, frame.get(packet.transport + udp::HEADER_LEN..packet.end)?, service))
 }
 
 fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s Member, Unrouted> {
@@ -61,13 +60,12 @@ fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s M
         None => (false, &[][..]),
     };
     let named = quic.find(id).map(|number| &service.members[number]);
-    let member = named.and_then(|member| {
-        match continues || !member.weight.is_quiescent() && !member.live.is_overloaded() {
+    named
+        .and_then(|member| match continues || !member.weight.is_quiescent() && !member.live.is_overloaded() {
             true => Ok(member),
             false => Err(Unnamed::NotForNew(member.endpoint)),
-        }
-    });
-    member.map_err(|why| Unrouted { continues, why })
+        })
+        .map_err(|why| Unrouted { continues, why })
 }
 
 /// A packet whose connection ID does not choose its destination.

@@ -60,8 +60,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
     let needs_last_line = parts.iter().flatten().any(Part::needs_last_line);
     let generation = connection.generation();
-    let awaited = table.table().awaited_micros(id, generation, cx.micros);
-    let awaited = awaited.filter(|_| is_half_open && parts[1].is_some());
+    let awaited = table
+        .table()
+        .awaited_micros(id, generation, cx.micros)
+        .filter(|_| is_half_open && parts[1].is_some());
     // The program measures from the record's first packet. If that is a repeated SYN, workers measure.
     if awaited.is_some_and(|micros| micros > 0) {
         return false;
@@ -212,8 +214,10 @@ pub(super) fn plan(
     if destination.is_some_and(|destination| destination.path == Path::Local) {
         return Err(NotOffloaded::Local);
     }
-    let route = snapshot.destinations.route_in(vrf, DestinationId(connection.dest_ref()));
-    let route = route.ok_or(NotOffloaded::NoWay)?;
+    let route = snapshot
+        .destinations
+        .route_in(vrf, DestinationId(connection.dest_ref()))
+        .ok_or(NotOffloaded::NoWay)?;
     if !is_certain(connection, &ends, snapshot) {
         return Err(NotOffloaded::Listed);
     }

@@ -111,8 +111,11 @@ fn hash(seed: [u64; 2], protocol: Protocol, ends: &[Endpoint]) -> u64 {
 
 /// The hash extended by the words of an address.
 fn with_words(hash: u64, seed: u64, addr: &[u8]) -> u64 {
-    let words = addr.as_chunks().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
-    words.fold(hash, |hash, word| multiplied(hash, seed ^ word))
+    addr.as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .fold(hash, |hash, word| multiplied(hash, seed ^ word))
 }
 
 fn multiplied(one: u64, other: u64) -> u64 {

@@ -79,10 +79,11 @@ impl Part {
     pub(super) fn words(&self) -> ([u64; WORDS], [[u64; ADDRESS_WORDS]; 2]) {
         let Self { before, after, outer, .. } = self;
         let outer = outer.as_ref();
-        let network = Delta::default().addr(before.source.addr, after.source.addr);
-        let network = network.addr(before.dest.addr, after.dest.addr);
-        let transport = network.word(before.source.port, after.source.port);
-        let transport = transport.word(before.dest.port, after.dest.port);
+        let network = Delta::default()
+            .addr(before.source.addr, after.source.addr)
+            .addr(before.dest.addr, after.dest.addr);
+        let transport =
+            network.word(before.source.port, after.source.port).word(before.dest.port, after.dest.port);
         let family = before.source.family();
         let is_translated = family != after.source.family();
         let mtu = if is_translated { sender_mtu(family, self.mtu) } else { self.mtu };

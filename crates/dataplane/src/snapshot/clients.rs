@@ -160,9 +160,10 @@ impl Clients {
     pub(crate) fn is_above(&self, key: ServiceKey, client: IpAddr, limit: ClientLimit, now: Millis) -> bool {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return false };
         let known = set.0.iter().find(|slot| slot.tag() == tag);
-        let above =
-            known.filter(|slot| next_due(limit.rate, limit.burst, slot.due.load(Relaxed), now).is_none());
-        above.inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed)).is_some()
+        known
+            .filter(|slot| next_due(limit.rate, limit.burst, slot.due.load(Relaxed), now).is_none())
+            .inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed))
+            .is_some()
     }
 
     /// Counts an existing connection after a start. Returns `false` if its client found no slot.
@@ -243,8 +244,11 @@ impl Clients {
             if let Some(slot) = set.0.iter().find(|slot| slot.tag() == tag) {
                 return Some((slot, tag));
             }
-            let free = set.0.iter().filter(|slot| slot.connections() == 0);
-            let slot = free.min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
+            let slot = set
+                .0
+                .iter()
+                .filter(|slot| slot.connections() == 0)
+                .min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
             let former = slot.owner.load(Relaxed);
             let is_free = former & u64::from(CONNECTIONS_MAX) == 0;
             // Relaxed: the fields of a slot order no other memory.
@@ -290,21 +294,23 @@ impl Slot {
     /// Counts a connection, if the slot still has this tag and counts fewer than `most`.
     fn increment(&self, tag: u64, most: u32) -> Counted {
         let mut refused = Counted::Full;
-        let done = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
-            let connections = (owner & u64::from(CONNECTIONS_MAX)) as u32;
-            refused = if owner >> CONNECTIONS_BITS == tag { Counted::Full } else { Counted::Replaced };
-            (refused == Counted::Full && connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
-        });
-        done.map_or(refused, |_| Counted::Yes)
+        self.owner
+            .fetch_update(Relaxed, Relaxed, |owner| {
+                let connections = (owner & u64::from(CONNECTIONS_MAX)) as u32;
+                refused = if owner >> CONNECTIONS_BITS == tag { Counted::Full } else { Counted::Replaced };
+                (refused == Counted::Full && connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
+            })
+            .map_or(refused, |_| Counted::Yes)
     }
 
     /// Removes a connection from the count, if the slot has this tag and counts at least one.
     fn decrement(&self, tag: u64) -> bool {
-        let taken = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
-            let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
-            has_one.then(|| owner - 1)
-        });
-        taken.is_ok()
+        self.owner
+            .fetch_update(Relaxed, Relaxed, |owner| {
+                let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
+                has_one.then(|| owner - 1)
+            })
+            .is_ok()
     }
 
     /// Consumes the permission for a new connection, if the rate gives one now.

@@ -128,8 +128,7 @@ impl Member {
             Some(copied) => copied.live.clone(),
             None => Arc::new(self.live.separate_copy()),
         };
-        let slow_start = self.slow_start.as_ref().map(SlowStart::separate_copy);
-        Self { live, slow_start, ..self.clone() }
+        Self { live, slow_start: self.slow_start.as_ref().map(SlowStart::separate_copy), ..self.clone() }
     }
 }
 

@@ -86,11 +86,13 @@ impl Destination {
 
     /// It, as packets of each VRF reach it.
     fn by_vrf(&self) -> Vec<InVrf> {
-        let by_vrf = self.in_vrfs.iter().map(|&PathInVrf { vrf, path, tunnel }| {
-            let destination = Self { path, tunnel, in_vrfs: Arc::default(), ..self.clone() };
-            InVrf { vrf, route: destination.route(), destination }
-        });
-        by_vrf.collect()
+        self.in_vrfs
+            .iter()
+            .map(|&PathInVrf { vrf, path, tunnel }| {
+                let destination = Self { path, tunnel, in_vrfs: Arc::default(), ..self.clone() };
+                InVrf { vrf, route: destination.route(), destination }
+            })
+            .collect()
     }
 
     /// The route to the destination. `None` if it is not available, or its next hop is not resolved.
@@ -148,8 +150,11 @@ impl Destinations {
     pub fn find_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Destination> {
         let Some(vrf) = vrf else { return self.find(id) };
         let place = id.0 as usize % PAGE;
-        let found = self.pages.get(id.0 as usize / PAGE)?.in_vrf(place, vrf).map(|of| &of.destination);
-        found.or_else(|| self.find(id))
+        self.pages
+            .get(id.0 as usize / PAGE)?
+            .in_vrf(place, vrf)
+            .map(|of| &of.destination)
+            .or_else(|| self.find(id))
     }
 
     /// The route to the destination with this number, if it is available and its next hop is resolved.
@@ -200,18 +205,20 @@ impl Destinations {
     /// each route in a changed page.
     pub(crate) fn rerouted_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = DestinationId> + 'a {
         let pages = self.pages.iter().zip(&before.pages).enumerate();
-        let changed = pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before));
-        changed.flat_map(|(page, (after, before))| {
-            let places = (0..PAGE).filter(move |place| {
-                let [before, after] = [before, after].map(|page| {
-                    let known = page.destinations[*place].as_ref();
-                    let tunnel = known.map(|destination| (destination.tunnel, &destination.in_vrfs));
-                    (tunnel, page.routes[*place].as_ref().map(Route::way))
+        pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before)).flat_map(
+            |(page, (after, before))| {
+                let places = (0..PAGE).filter(move |place| {
+                    let [before, after] = [before, after].map(|page| {
+                        let tunnel = page.destinations[*place]
+                            .as_ref()
+                            .map(|destination| (destination.tunnel, &destination.in_vrfs));
+                        (tunnel, page.routes[*place].as_ref().map(Route::way))
+                    });
+                    before != after
                 });
-                before != after
-            });
-            places.map(move |place| DestinationId((page * PAGE + place) as u32))
-        })
+                places.map(move |place| DestinationId((page * PAGE + place) as u32))
+            },
+        )
     }
 
     /// Applies a function to each destination; the numbers do not change.

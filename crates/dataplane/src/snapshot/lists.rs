@@ -89,12 +89,17 @@ impl Lists {
     /// The list that refuses a packet to a service, with the reason; `None` if the packet may pass.
     fn refusal(&self, service: &ServiceKey, source: IpAddr) -> Option<(&List, DropReason)> {
         let scopes = self.services.get(service).into_iter().chain([&self.all]);
-        let deny = scopes.clone().map(|scope| &scope.deny).find(|list| list.has(source));
-        deny.map(|list| (list, DropReason::Denied)).or_else(|| {
-            let mut allow = scopes.map(|scope| &scope.allow);
-            let allow = allow.find(|list| list.is_in_force() && !list.has(source));
-            allow.map(|list| (list, DropReason::NotAllowed))
-        })
+        scopes
+            .clone()
+            .map(|scope| &scope.deny)
+            .find(|list| list.has(source))
+            .map(|list| (list, DropReason::Denied))
+            .or_else(|| {
+                let mut allow = scopes.map(|scope| &scope.allow);
+                allow
+                    .find(|list| list.is_in_force() && !list.has(source))
+                    .map(|list| (list, DropReason::NotAllowed))
+            })
     }
 
     /// A copy of the lists, without counting drops.
@@ -205,8 +210,11 @@ fn enter<A: Eq + std::hash::Hash>(lengths: &mut Vec<(u8, HashSet<A>)>, len: u8, 
 impl Networks {
     /// The number of networks.
     pub fn len(&self) -> usize {
-        let v4 = self.v4.iter().map(|(_, networks)| networks.len());
-        v4.chain(self.v6.iter().map(|(_, networks)| networks.len())).sum()
+        self.v4
+            .iter()
+            .map(|(_, networks)| networks.len())
+            .chain(self.v6.iter().map(|(_, networks)| networks.len()))
+            .sum()
     }
 
     /// Whether there is none.

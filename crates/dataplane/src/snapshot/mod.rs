@@ -175,8 +175,11 @@ impl Snapshot {
             ServiceKey::Address { endpoint, .. } => self.egress.vrf_of_address(endpoint.addr),
             ServiceKey::Mark { .. } => None,
         };
-        let of_vrf = destination.in_vrfs.iter().find(|of| Some(of.vrf) == vrf);
-        of_vrf.map_or_else(|| destination.best_path(), |of| of.path)
+        destination
+            .in_vrfs
+            .iter()
+            .find(|of| Some(of.vrf) == vrf)
+            .map_or_else(|| destination.best_path(), |of| of.path)
     }
 
     /// Whether this machine has an address, for packets that were received on a link.

@@ -38,8 +38,13 @@ impl Quic {
     /// The reason why the ID identifies none.
     pub(crate) fn find(&self, id: &[u8]) -> Result<usize, Unnamed> {
         let number = Decoder::configuration(id).ok_or(Unnamed::Short)?;
-        let decoder = self.decoders.get(number).and_then(Option::as_ref);
-        let server = decoder.ok_or(Unnamed::Configuration(number))?.server_id(id).ok_or(Unnamed::Short)?;
+        let server = self
+            .decoders
+            .get(number)
+            .and_then(Option::as_ref)
+            .ok_or(Unnamed::Configuration(number))?
+            .server_id(id)
+            .ok_or(Unnamed::Short)?;
         let place = self.members.binary_search_by_key(&server, |(known, _)| *known);
         place.map(|place| self.members[place].1).map_err(|_| Unnamed::Server(server))
     }

@@ -86,8 +86,7 @@ impl Inbox {
     /// if its queue is full, and the connection is lost.
     pub fn put(&self, received: Received, hash: u64) -> Option<usize> {
         let worker = self.worker(hash);
-        let queue = self.queues.get(worker)?;
-        if queue.push(received).is_err() {
+        if self.queues.get(worker)?.push(received).is_err() {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return None;
         }

@@ -167,8 +167,7 @@ impl ListMaps {
     /// Assigns a unique number to each service with its own lists.
     fn number(&mut self, lists: Option<&Lists>) {
         self.scopes.retain(|key, _| lists.is_some_and(|lists| lists.services.contains_key(key)));
-        let services = lists.into_iter().flat_map(|lists| lists.services.keys());
-        for key in services {
+        for key in lists.into_iter().flat_map(|lists| lists.services.keys()) {
             if self.scopes.contains_key(key) {
                 continue;
             }
@@ -182,8 +181,11 @@ impl ListMaps {
 
     /// The scopes with their numbers.
     fn numbered<'a>(&self, lists: &'a Lists) -> Vec<(u32, &'a Scope)> {
-        let own = self.scopes.iter().filter_map(|(key, number)| Some((*number, lists.services.get(key)?)));
-        own.chain([(0, &lists.all)]).collect()
+        self.scopes
+            .iter()
+            .filter_map(|(key, number)| Some((*number, lists.services.get(key)?)))
+            .chain([(0, &lists.all)])
+            .collect()
     }
 
     /// The networks at each index.
@@ -192,8 +194,10 @@ impl ListMaps {
             let parts = [&scope.deny, &scope.allow].into_iter().flat_map(|list| &list.parts);
             (PLACES * number..).zip(parts.cloned().collect::<Vec<_>>())
         });
-        let there = parts.filter_map(|(place, networks)| Some((place, networks?)));
-        there.filter(|(_, networks)| !networks.is_empty()).collect()
+        parts
+            .filter_map(|(place, networks)| Some((place, networks?)))
+            .filter(|(_, networks)| !networks.is_empty())
+            .collect()
     }
 
     /// Adds the drops since the last call to the counts of the lists.
@@ -204,9 +208,11 @@ impl ListMaps {
                 (PLACES * number..).step_by(XVS_ALLOW as usize).zip([&scope.deny, &scope.allow])
             {
                 for place in [place, place + 1] {
-                    let stripes =
-                        self.drops[place as usize * DROP_WORDS_OF_PLACE..][..DROP_WORDS_OF_PLACE].iter();
-                    let now: u64 = stripes.step_by(STRIPE).map(load).sum();
+                    let now: u64 = self.drops[place as usize * DROP_WORDS_OF_PLACE..][..DROP_WORDS_OF_PLACE]
+                        .iter()
+                        .step_by(STRIPE)
+                        .map(load)
+                        .sum();
                     let before = self.counted.insert(place, now).unwrap_or(0);
                     dropped.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
                 }

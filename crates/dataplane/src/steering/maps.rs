@@ -99,8 +99,11 @@ impl Image {
             .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
             .collect();
         let addresses = addresses.into_iter().map(|(at, roles)| {
-            let here = self.endpoints.range(endpoints_at(&at)).filter(|(key, _)| is_at(key, &at));
-            let kept = here.fold(0, |kept, (key, roles)| kept | endpoints.get(key).unwrap_or(roles));
+            let kept = self
+                .endpoints
+                .range(endpoints_at(&at))
+                .filter(|(key, _)| is_at(key, &at))
+                .fold(0, |kept, (key, roles)| kept | endpoints.get(key).unwrap_or(roles));
             let kept = kept & (XVS_SERVICE | XVS_DESTINATION | XVS_PROBE);
             (at, roles_of(&self.addresses, &at) & (!roles | kept))
         });
@@ -138,8 +141,7 @@ impl Image {
     pub(super) fn filter(&self) -> Box<[u64; FILTER_WORDS]> {
         let mut words = Box::new([0; FILTER_WORDS]);
         words[0] = self.prefixes.values().any(|roles| *roles != 0).into();
-        let used = self.endpoints.iter().filter(|(_, roles)| **roles != 0);
-        for (key, _) in used {
+        for (key, _) in self.endpoints.iter().filter(|(_, roles)| **roles != 0) {
             set_bit(&mut words, &key.addr, key.port, key.protocol);
         }
         for key in self.translated.keys() {

@@ -199,14 +199,16 @@ impl Steering {
     /// [`Self::put_in_force`].
     pub fn former_records(interfaces: &[Attached]) -> Vec<FormerRecords> {
         let mut known = BTreeSet::new();
-        let former = interfaces.iter().filter_map(|attached| {
-            let maps = OpenFormerMaps::maps(attached.former_program()?);
-            let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
-            let records = records.filter(|map| known.insert(map.id))?;
-            // A program of another version may have other records.
-            FormerRecords::map(state?, records)
-        });
-        former.collect()
+        interfaces
+            .iter()
+            .filter_map(|attached| {
+                let maps = OpenFormerMaps::maps(attached.former_program()?);
+                let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
+                let records = records.filter(|map| known.insert(map.id))?;
+                // A program of another version may have other records.
+                FormerRecords::map(state?, records)
+            })
+            .collect()
     }
 
     /// Puts this program in force again after another process has replaced it.
@@ -391,8 +393,7 @@ impl Steering {
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {
-        let marker = marker.try_into().map_err(io::Error::other)?;
-        Load::Steering(marker).object(Some(&self.object))
+        Load::Steering(marker.try_into().map_err(io::Error::other)?).object(Some(&self.object))
     }
 
     /// Gives endpoints these roles, with the numbers of their limits.

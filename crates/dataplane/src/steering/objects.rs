@@ -184,8 +184,13 @@ pub struct OpenFormerMaps {
 impl OpenFormerMaps {
     /// None if they cannot be read.
     pub(super) fn maps(program: u32) -> Vec<KernelMap> {
-        let opened = Self { program }.run(&[]).map(|(_, maps)| maps).unwrap_or_default();
-        opened.into_iter().filter_map(|map| KernelMap::of(map).ok()).collect()
+        Self { program }
+            .run(&[])
+            .map(|(_, maps)| maps)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|map| KernelMap::of(map).ok())
+            .collect()
     }
 }
 
@@ -198,11 +203,12 @@ impl Task for OpenFormerMaps {
         if program.name.as_bytes() != PROGRAM.to_bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
-        let opened = maps.filter_map(|map| match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
-            // They are mapped, and the counts of records are taken.
-            true => map.writable().ok(),
-            false => is_one_of(&map, [hold::MAP, CLIENTS]).then_some(map),
+        let opened = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok()).filter_map(|map| {
+            match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
+                // They are mapped, and the counts of records are taken.
+                true => map.writable().ok(),
+                false => is_one_of(&map, [hold::MAP, CLIENTS]).then_some(map),
+            }
         });
         Ok(((), opened.map(Into::into).collect()))
     }

@@ -42,8 +42,10 @@ impl Redirection {
         let attach = AttachTc { interface, direction: Direction::Egress };
         // Before the first frame: a worker is notified of it once.
         reinjector.set_read(true);
-        let attached = object.program(program).and_then(|program| attach.run(&[program]));
-        let (program, _) = attached.inspect_err(|_| reinjector.set_read(false))?;
+        let (program, _) = object
+            .program(program)
+            .and_then(|program| attach.run(&[program]))
+            .inspect_err(|_| reinjector.set_read(false))?;
         Ok(Self { interface, program, reinjector })
     }
 

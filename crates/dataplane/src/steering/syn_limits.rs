@@ -46,23 +46,24 @@ pub(super) struct SynMaps {
 
 impl SynMaps {
     pub(super) fn of(object: &Object) -> io::Result<Self> {
-        let words = Arc::new(object.words(MAP)?);
-        Ok(Self { words, limits: BTreeMap::new(), counted: BTreeMap::new() })
+        Ok(Self { words: Arc::new(object.words(MAP)?), limits: BTreeMap::new(), counted: BTreeMap::new() })
     }
 
     /// Replaces the limits. Returns the endpoints whose values may have changed.
     pub(super) fn set(&mut self, limits: &SynLimits) -> BTreeSet<EndpointKey> {
         self.count();
         let former = std::mem::take(&mut self.limits);
-        let by_endpoint = limits.iter().filter_map(|(key, limit)| match *key {
-            ServiceKey::Address { protocol, endpoint } if endpoint.port != 0 => {
-                Some((endpoint_key(protocol, endpoint), limit))
-            }
-            _ => None,
-        });
-        let wanted: BTreeMap<_, _> = by_endpoint.collect();
-        let kept = wanted.keys().filter_map(|key| Some((*key, former.get(key)?.0)));
-        let mut numbers: BTreeMap<_, _> = kept.collect();
+        let wanted: BTreeMap<_, _> = limits
+            .iter()
+            .filter_map(|(key, limit)| match *key {
+                ServiceKey::Address { protocol, endpoint } if endpoint.port != 0 => {
+                    Some((endpoint_key(protocol, endpoint), limit))
+                }
+                _ => None,
+            })
+            .collect();
+        let mut numbers: BTreeMap<_, _> =
+            wanted.keys().filter_map(|key| Some((*key, former.get(key)?.0))).collect();
         let taken: BTreeSet<_> = numbers.values().copied().collect();
         let mut free = (1..XVS_SYN_LIMITS as usize).filter(|number| !taken.contains(number));
         for (key, limit) in wanted {
@@ -117,8 +118,11 @@ impl SynMaps {
     /// Adds the drops since the last call to the counts of the limits.
     pub(super) fn count(&mut self) {
         for (number, limit) in self.limits.values() {
-            let stripes = self.words[number * LIMIT..][DROPPED..LIMIT].iter();
-            let now: u64 = stripes.step_by(STRIPE).map(|word| word.load(Relaxed)).sum();
+            let now: u64 = self.words[number * LIMIT..][DROPPED..LIMIT]
+                .iter()
+                .step_by(STRIPE)
+                .map(|word| word.load(Relaxed))
+                .sum();
             let before = self.counted.insert(*number, now).unwrap_or(0);
             limit.dropped.fetch_add(now.wrapping_sub(before), Relaxed);
         }

@@ -42,8 +42,7 @@ impl<'s> Announcer<'s> {
     /// `None`: no master daemon runs.
     #[inline]
     pub(crate) fn of(snapshot: &'s Snapshot, worker: usize, now: Millis) -> Option<Self> {
-        let master = snapshot.sync_master.as_deref()?;
-        Some(Self { master, settings: &snapshot.settings, worker, now })
+        Some(Self { master: snapshot.sync_master.as_deref()?, settings: &snapshot.settings, worker, now })
     }
 
     /// Whether a counted packet can announce its connection although the state does not change.

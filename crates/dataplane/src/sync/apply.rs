@@ -135,10 +135,11 @@ impl Wanted<'_> {
         let hash = flows.table.hash(&key);
         match self.is_template {
             true => flows.table.find_template(&key, hash),
-            false => {
-                let found = flows.table.find(&key, hash);
-                found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
-            }
+            false => flows
+                .table
+                .find(&key, hash)
+                .filter(|(_, direction)| *direction == Direction::Inbound)
+                .map(|(id, _)| id),
         }
     }
 
@@ -146,8 +147,8 @@ impl Wanted<'_> {
     fn is_later(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> bool {
         let Some(received) = self.idle else { return true };
         let connection = flows.table.connection(id);
-        let timeout = announce::timeout(&connection, connection.state(), &cx.snapshot.settings);
-        let idle = timeout.saturating_sub(cx.now.until(connection.expires()));
+        let idle = announce::timeout(&connection, connection.state(), &cx.snapshot.settings)
+            .saturating_sub(cx.now.until(connection.expires()));
         idle > received + DELAY || connection.is_unbound() && self.destination(cx).is_some()
     }
 

@@ -84,8 +84,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         true => !method.masquerades(),
         false => connection.flags().contains(Flags::NO_OUTPUT),
     };
-    let is_ftp = connection.flags().contains(Flags::FTP);
-    let reply_shift = is_ftp.then(|| connection.shift().announced()).flatten();
+    let reply_shift =
+        connection.flags().contains(Flags::FTP).then(|| connection.shift().announced()).flatten();
     let is_inactive = Activity::counted(connection, state) != Activity::Active;
     let flags = match method {
         _ if connection.is_bypass() => method::BYPASS,

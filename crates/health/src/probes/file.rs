@@ -162,9 +162,10 @@ fn number(text: &[u8]) -> i64 {
         [b'+', rest @ ..] => (1, rest),
         _ => (1, text),
     };
-    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
-    let value =
-        digits.fold(0, |value: i64, digit| value.saturating_mul(10).saturating_add((digit - b'0').into()));
+    let value = digits
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0, |value: i64, digit| value.saturating_mul(10).saturating_add((digit - b'0').into()));
     sign * value
 }
 

@@ -99,8 +99,7 @@ fn request(
         request = request.header(CONNECTION, "close");
     }
     let host = object.url.host.as_ref().or(http.host.as_ref()).cloned();
-    let host = host.unwrap_or_else(|| target.endpoint.to_string());
-    request.header(HOST, host).body(Empty::new())
+    request.header(HOST, host.unwrap_or_else(|| target.endpoint.to_string())).body(Empty::new())
 }
 
 /// Why a server fails that accepts connections.
@@ -312,8 +311,10 @@ fn describe(error: &dyn error::Error) -> String {
 
 /// Whether the connection ended without close_notify of TLS.
 fn is_end(error: &hyper::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]

@@ -26,8 +26,9 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     let number: [u8; 4] = fastrand::u32(..).to_be_bytes();
     let family = Family::of(&target);
     let sent = socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
-        let filtered = socket.attach_filter(&family.filter(number));
-        filtered.map_err(|error| ProbeResult::NotRun(format!("no socket with a filter: {error}")))?;
+        socket
+            .attach_filter(&family.filter(number))
+            .map_err(|error| ProbeResult::NotRun(format!("no socket with a filter: {error}")))?;
         socket::send(&family.echo(number), socket, &target, peer)
     });
     let socket = match sent {

@@ -52,8 +52,10 @@ pub(crate) fn send(
     peer: impl Display + Copy,
 ) -> Result<UdpSocket, ProbeResult> {
     begin_connection(&socket, target, peer)?;
-    let sent = socket.send(datagram).and_then(|_| UdpSocket::from_std(socket.into()));
-    sent.map_err(|error| network_error(&error, "", peer))
+    socket
+        .send(datagram)
+        .and_then(|_| UdpSocket::from_std(socket.into()))
+        .map_err(|error| network_error(&error, "", peer))
 }
 
 /// Binds a socket as the target requires, and connects it or begins to.
@@ -74,8 +76,10 @@ fn begin_connection(socket: &Socket, target: &Target, peer: impl Display) -> Res
 pub(crate) fn local_fault(target: &Target) -> Option<String> {
     // A port may be in use, and a mark needs a right.
     let target = Target { source_port: None, mark: 0, ..target.clone() };
-    let bound = open(&target, Type::DGRAM, None).and_then(|socket| bind(&socket, &target));
-    bound.err().and_then(ProbeResult::error)
+    open(&target, Type::DGRAM, None)
+        .and_then(|socket| bind(&socket, &target))
+        .err()
+        .and_then(ProbeResult::error)
 }
 
 /// Opens a non-blocking socket with the target's interface and mark.
@@ -84,8 +88,8 @@ pub(crate) fn local_fault(target: &Target) -> Option<String> {
 ///
 /// [`ProbeResult::NotRun`].
 pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ProbeResult> {
-    let opened = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol);
-    let socket = opened.map_err(|error| ProbeResult::NotRun(format!("no socket: {error}")))?;
+    let socket = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol)
+        .map_err(|error| ProbeResult::NotRun(format!("no socket: {error}")))?;
     if let Some(interface) = &target.interface {
         socket
             .bind_device(Some(interface.as_bytes()))
@@ -121,8 +125,7 @@ fn bind(socket: &Socket, target: &Target) -> Result<(), ProbeResult> {
     };
     let own = SocketAddr::new(target.source.unwrap_or(any), target.source_port.unwrap_or(0));
     // Several checks may use one source port.
-    let bound = socket.set_reuse_address(true).and_then(|()| socket.bind(&own.into()));
-    bound.map_err(|error| {
+    socket.set_reuse_address(true).and_then(|()| socket.bind(&own.into())).map_err(|error| {
         let addr = own.ip();
         ProbeResult::NotRun(match (Errno::from_io_error(&error), &target.interface) {
             (Some(Errno::ADDRNOTAVAIL), None) => {

@@ -150,9 +150,10 @@ impl VirtualServerState {
     pub fn reload(self, virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
-        let gone =
-            (0..before.len()).filter(|old| !known.contains(&before[*old].endpoint) && self.is_up(*old));
-        let mut notices: Vec<_> = gone.map(|old| self.notice(Some(old), Status::Down)).collect();
+        let mut notices: Vec<_> = (0..before.len())
+            .filter(|old| !known.contains(&before[*old].endpoint) && self.is_up(*old))
+            .map(|old| self.notice(Some(old), Status::Down))
+            .collect();
         let index: HashMap<_, _> = before.iter().enumerate().map(|(old, one)| (one.endpoint, old)).collect();
         let disabled = self.disabled.clone();
         let state = Self { virtual_server, servers: Vec::new(), has_quorum: self.has_quorum, disabled };
@@ -223,20 +224,21 @@ impl VirtualServerState {
     /// The view with which a later process begins. `check` returns the view of a check, by the indices of its real
     /// server and of the check.
     pub fn view(&self, check: impl Fn(usize, usize) -> CheckView) -> VirtualServerView {
-        let servers = self.virtual_server.real_servers.iter().zip(&self.servers).enumerate();
-        let real_servers = servers.map(|(server, (file, now))| {
-            let checks = file.checks.iter().zip(&now.checks).enumerate();
-            RealServerView {
-                endpoint: file.endpoint,
-                is_up: now.is_up(),
-                is_reported_down: now.is_reported_down,
-                checks: checks
-                    .map(|(index, (file, now))| {
-                        (probe_id(&file.probe), CheckView { result: *now, ..check(server, index) })
-                    })
-                    .collect(),
-            }
-        });
+        let real_servers = self.virtual_server.real_servers.iter().zip(&self.servers).enumerate().map(
+            |(server, (file, now))| {
+                let checks = file.checks.iter().zip(&now.checks).enumerate();
+                RealServerView {
+                    endpoint: file.endpoint,
+                    is_up: now.is_up(),
+                    is_reported_down: now.is_reported_down,
+                    checks: checks
+                        .map(|(index, (file, now))| {
+                            (probe_id(&file.probe), CheckView { result: *now, ..check(server, index) })
+                        })
+                        .collect(),
+                }
+            },
+        );
         VirtualServerView {
             services: self.virtual_server.services.iter().map(|(key, _)| *key).collect(),
             has_quorum: self.has_quorum,
@@ -258,17 +260,23 @@ impl VirtualServerState {
     /// The notices when the virtual server is removed from the file.
     pub fn remove(self) -> Vec<Notice> {
         let lost = self.has_quorum.then(|| self.notice(None, Status::Down));
-        let up = (0..self.servers.len()).filter(|server| self.is_up(*server));
-        up.map(|server| self.notice(Some(server), Status::Down)).chain(lost).collect()
+        (0..self.servers.len())
+            .filter(|server| self.is_up(*server))
+            .map(|server| self.notice(Some(server), Status::Down))
+            .chain(lost)
+            .collect()
     }
 
     /// The services that the virtual server wants now, in the order of the file.
     pub fn desired_services(&self) -> Vec<(ServiceKey, OwnedService)> {
-        let services = self.virtual_server.services.iter();
-        let desired = services.map(|(key, options)| {
+        let desired = self.virtual_server.services.iter().map(|(key, options)| {
             let mut seen = HashSet::new();
-            let all = self.destinations(*key).into_iter().map(|one| (one.endpoint, one.options));
-            let destinations = all.filter(|(endpoint, _)| seen.insert(*endpoint)).collect();
+            let destinations = self
+                .destinations(*key)
+                .into_iter()
+                .map(|one| (one.endpoint, one.options))
+                .filter(|(endpoint, _)| seen.insert(*endpoint))
+                .collect();
             let limit = self.virtual_server.limit;
             (*key, OwnedService { options: options.clone(), destinations, limit })
         });
@@ -287,8 +295,10 @@ impl VirtualServerState {
 
     /// Sum of the weights of the real servers that are up and not disabled.
     pub fn live_weight(&self) -> u64 {
-        let live = (0..self.servers.len()).filter(|server| self.is_up(*server) && !self.is_disabled(*server));
-        live.map(|server| u64::from(self.effective_weight(server).0)).sum()
+        (0..self.servers.len())
+            .filter(|server| self.is_up(*server) && !self.is_disabled(*server))
+            .map(|server| u64::from(self.effective_weight(server).0))
+            .sum()
     }
 
     /// Whether the real server with this index is up. A real server without checks is always up.
@@ -324,10 +334,20 @@ impl VirtualServerState {
     /// The current destinations of a service. Several may have the same endpoint; the first of them is used.
     pub(crate) fn destinations(&self, key: ServiceKey) -> Vec<ServiceDestination<'_>> {
         let file = &self.virtual_server;
-        let there = file.real_servers.iter().enumerate().filter_map(|(server, one)| {
-            Some(ServiceDestination::new(&one.place, one.endpoint, &one.options, self.weight(server)?, key))
-        });
-        let mut servers: Vec<_> = there.collect();
+        let mut servers: Vec<_> = file
+            .real_servers
+            .iter()
+            .enumerate()
+            .filter_map(|(server, one)| {
+                Some(ServiceDestination::new(
+                    &one.place,
+                    one.endpoint,
+                    &one.options,
+                    self.weight(server)?,
+                    key,
+                ))
+            })
+            .collect();
         if let Some(sorry) = file.sorry_server.as_ref().filter(|sorry| !self.has_quorum || sorry.inhibit) {
             let weight = Weight(u32::from(!self.has_quorum));
             let sorry = ServiceDestination::new(&sorry.place, sorry.endpoint, &sorry.options, weight, key);
@@ -346,8 +366,12 @@ impl VirtualServerState {
     /// share that agents grant.
     fn effective_weight(&self, server: usize) -> Weight {
         let file = i64::from(self.virtual_server.real_servers[server].options.weight.0);
-        let changes = self.servers[server].checks.iter().map(|result| result.weight_change);
-        let effective = changes.fold(file, i64::saturating_add).clamp(0, i64::from(Weight::MAX.0));
+        let effective = self.servers[server]
+            .checks
+            .iter()
+            .map(|result| result.weight_change)
+            .fold(file, i64::saturating_add)
+            .clamp(0, i64::from(Weight::MAX.0));
         let effective = Weight(u32::try_from(effective).unwrap_or(Weight::MAX.0));
         self.servers[server].checks.iter().fold(effective, |weight, result| result.agent.of(weight))
     }
@@ -359,15 +383,16 @@ impl VirtualServerState {
         for (index, check) in before.rev() {
             known.entry(check.probe.identity()).or_default().push(index);
         }
-        let origins =
-            checks.iter().map(|check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
+        checks
+            .iter()
+            .map(|check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
                 Some(check) => (Origin::Kept { server, check }, self.servers[server].checks[check]),
                 None => {
                     let status = Status::of_new(check, self.is_up(server));
                     (Origin::New(status), status.into())
                 }
-            });
-        origins.collect()
+            })
+            .collect()
     }
 
     /// Compares the live weight with the quorum. Returns a notice if the quorum was gained or lost.

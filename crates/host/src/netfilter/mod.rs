@@ -172,8 +172,10 @@ impl Reader {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
-                let is_nft = self.programs.is_variant(program, "nf_tables");
-                is_nft.then(|| self.programs.output(&[program])).flatten()
+                self.programs
+                    .is_variant(program, "nf_tables")
+                    .then(|| self.programs.output(&[program]))
+                    .flatten()
             });
             let text = text.unwrap_or_default();
             for kind in kinds {
@@ -218,15 +220,16 @@ impl Reader {
                     self.programs.failures.push(Notice::new(programs[0], text));
                 }
             }
-            let names = last.clone();
-            if names.is_empty() {
+            if last.clone().is_empty() {
                 continue;
             }
-            let text = programs.iter().find_map(|program| {
-                let is_legacy = program.contains("legacy") || self.programs.is_variant(program, "legacy");
-                is_legacy.then(|| self.programs.output(&[program])).flatten()
-            });
-            let text = text.unwrap_or_default();
+            let text = programs
+                .iter()
+                .find_map(|program| {
+                    let is_legacy = program.contains("legacy") || self.programs.is_variant(program, "legacy");
+                    is_legacy.then(|| self.programs.output(&[program])).flatten()
+                })
+                .unwrap_or_default();
             tables.extend(iptables_save::read_all(&text, family));
         }
         self.legacy = KernelMarkRules { tables, warnings: self.programs.failures.clone() };

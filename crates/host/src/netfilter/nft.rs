@@ -138,10 +138,14 @@ impl Ruleset {
 
     /// The tables that may mark packets.
     fn marking(&self) -> BTreeSet<TableName> {
-        let rules = self.of("rule").filter(|rule| {
-            list(&rule["expr"]).iter().any(|one| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some())
-        });
-        rules.map(table_name).collect()
+        self.of("rule")
+            .filter(|rule| {
+                list(&rule["expr"])
+                    .iter()
+                    .any(|one| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some())
+            })
+            .map(table_name)
+            .collect()
     }
 
     /// Whether marks depend on a set whose elements change without an announcement: by expiry, or by packets.

@@ -146,8 +146,11 @@ impl RuleReader<'_> {
             self.set_obstacle("its map has marks as keys and changes the mark");
         }
         elements.iter().for_each(|element| self.check_mark_order(&element.criteria));
-        let passing = elements.iter().filter(|one| matches!(one.action, Action::Set(_) | Action::Nothing));
-        let passing = passing.map(|element| element.key.clone()).collect();
+        let passing = elements
+            .iter()
+            .filter(|one| matches!(one.action, Action::Set(_) | Action::Nothing))
+            .map(|element| element.key.clone())
+            .collect();
         elements.into_iter().for_each(|element| self.push(element.action, &element.criteria));
         match self.criteria_of(&key_among(map, passing)) {
             Some(more) => self.criteria.extend(more),
@@ -268,8 +271,7 @@ fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
     // Several states are a list; those of a set are elements.
     let names =
         items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
-    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
-    let names = names.into_iter();
+    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?.into_iter();
     let fib = &left["fib"];
     if left["ct"] == json!({ "key": "state" }) {
         Some(Match::state(names, UNKNOWN_MATCH.to_owned()))
@@ -340,20 +342,24 @@ fn family(items: &[Value]) -> Option<Family> {
 }
 
 fn protocols(items: &[Value]) -> Option<Vec<Protocol>> {
-    let protocols = items.iter().map(|item| match item.as_str() {
-        Some(name) => protocol(name),
-        None => u8::try_from(item.as_u64()?).ok().map(Protocol),
-    });
-    protocols.collect()
+    items
+        .iter()
+        .map(|item| match item.as_str() {
+            Some(name) => protocol(name),
+            None => u8::try_from(item.as_u64()?).ok().map(Protocol),
+        })
+        .collect()
 }
 
 /// The ports that a comparison accepts; for `!=`, those that it refuses.
 fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
-    let ranges = items.iter().map(|item| match list(&item["range"]) {
-        [first, last] => Some(port(first)?..=port(last)?),
-        _ => port(item).map(|port| port..=port),
-    });
-    let ranges: Vec<_> = ranges.collect::<Option<_>>()?;
+    let ranges: Vec<_> = items
+        .iter()
+        .map(|item| match list(&item["range"]) {
+            [first, last] => Some(port(first)?..=port(last)?),
+            _ => port(item).map(|port| port..=port),
+        })
+        .collect::<Option<_>>()?;
     let bound = ranges.first().filter(|_| ranges.len() == 1).map(|range| *range.start());
     match op {
         "==" | "!=" | "in" => Some(ranges),

@@ -71,8 +71,7 @@ impl Programs {
             Some(_) => "the rules of its last success are followed until it succeeds again",
             None => "its mark rules are not followed until it succeeds",
         };
-        let text = format!("`{name}` failed ({why}); {effect}");
-        self.failures.push(Notice::new(&name, text));
+        self.failures.push(Notice::new(&name, format!("`{name}` failed ({why}); {effect}")));
         last.cloned()
     }
 
@@ -110,8 +109,7 @@ impl Programs {
                 return Ok(given_up);
             }
         };
-        let errors = written(&mut errors)?;
-        let why = errors.trim().lines().next().map_or(code, str::to_owned);
+        let why = written(&mut errors)?.trim().lines().next().map_or(code, str::to_owned);
         Ok(Outcome::Failed(why))
     }
 

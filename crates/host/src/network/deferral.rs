@@ -65,15 +65,17 @@ struct Folder {
 impl Folder {
     fn read(&self, file: &str) -> io::Result<u64> {
         let mut text = String::new();
-        let read = self.open(file, OFlags::RDONLY).and_then(|mut file| file.read_to_string(&mut text));
-        read.map_err(|error| self.failed(file, error))?;
+        self.open(file, OFlags::RDONLY)
+            .and_then(|mut file| file.read_to_string(&mut text))
+            .map_err(|error| self.failed(file, error))?;
         text.trim().parse::<u64>().map_err(|error| self.failed(file, io::Error::other(error)))
     }
 
     fn write(&self, file: &str, value: u64) -> io::Result<()> {
         let opened = self.open(file, OFlags::WRONLY);
-        let written = opened.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
-        written.map_err(|error| self.failed(file, error))
+        opened
+            .and_then(|mut file| file.write_all(value.to_string().as_bytes()))
+            .map_err(|error| self.failed(file, error))
     }
 
     fn open(&self, file: &str, flags: OFlags) -> io::Result<File> {

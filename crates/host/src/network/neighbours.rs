@@ -123,8 +123,8 @@ impl Neighbours {
         let present = tables::neighbours(&mut self.netlink)?;
         let present: BTreeMap<_, _> =
             present.into_iter().map(|entry| ((entry.ifindex, entry.addr), entry)).collect();
-        let missing = neighbours.iter().filter(|key| self.is_missing(key, present.get(key), upkeep));
-        let missing: Vec<_> = missing.copied().collect();
+        let missing: Vec<_> =
+            neighbours.iter().filter(|key| self.is_missing(key, present.get(key), upkeep)).copied().collect();
         if upkeep == Upkeep::Managed {
             let managed = present.iter().filter(|(key, _)| neighbours.contains(key));
             self.known = managed.filter_map(|(key, entry)| Some((*key, entry.mac?))).collect();
@@ -148,8 +148,8 @@ impl Neighbours {
                 let error = io::Error::from_raw_os_error(error);
                 is_full |= is_table_full(&error);
                 let refused = refused.get_or_insert_with(|| {
-                    let name = index_to_name(&self.netlink, *ifindex);
-                    let interface = name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"));
+                    let interface = index_to_name(&self.netlink, *ifindex)
+                        .unwrap_or_else(|_| format!("interface {ifindex}, which is gone"));
                     Refused { count: 0, interface, addr: *addr, error }
                 });
                 refused.count += 1;
@@ -212,8 +212,11 @@ impl Task for ChangeNeighbours {
         let mut netlink = Netlink::open()?;
         // An attacker may control the requester: only entries with the protocol of xvs are removed.
         let present = if self.remove.is_empty() { Vec::new() } else { tables::neighbours(&mut netlink)? };
-        let own = present.iter().filter(|entry| entry.protocol == PROTOCOL);
-        let own: BTreeSet<Key> = own.map(|entry| (entry.ifindex, entry.addr)).collect();
+        let own: BTreeSet<Key> = present
+            .iter()
+            .filter(|entry| entry.protocol == PROTOCOL)
+            .map(|entry| (entry.ifindex, entry.addr))
+            .collect();
         for &(ifindex, addr) in self.remove.iter().filter(|key| own.contains(key)) {
             let removed = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
             // It is not an error if the neighbour or its link is gone.

@@ -34,8 +34,7 @@ enum Nexthop {
 
 impl Nexthops {
     pub(super) fn read(netlink: &mut Netlink) -> io::Result<Self> {
-        let replies = netlink.dump(Message::Get)?;
-        let objects = replies.into_iter().filter_map(|reply| match reply {
+        let objects = netlink.dump(Message::Get)?.into_iter().filter_map(|reply| match reply {
             Message::New(id, nexthop) => Some((id, nexthop)),
             Message::Get => None,
         });
@@ -139,8 +138,11 @@ fn members(group: &[u8], weights_are_wide: bool) -> Vec<(u32, u32)> {
 }
 
 fn addr(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = bytes.try_into().map(|bytes: [u8; 4]| IpAddr::V4(Ipv4Addr::from(bytes)));
-    v4.or_else(|_| bytes.try_into().map(|bytes: [u8; 16]| IpAddr::V6(Ipv6Addr::from(bytes)))).ok()
+    bytes
+        .try_into()
+        .map(|bytes: [u8; 4]| IpAddr::V4(Ipv4Addr::from(bytes)))
+        .or_else(|_| bytes.try_into().map(|bytes: [u8; 16]| IpAddr::V6(Ipv6Addr::from(bytes))))
+        .ok()
 }
 
 /// `struct nhmsg`: family, scope, protocol, a reserved byte, flags.

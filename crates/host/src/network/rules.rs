@@ -89,8 +89,7 @@ fn followed(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Re
         return Ok(vec![rule]);
     }
     let tables = vrfs.iter().map(|(_, table)| *table);
-    let tables = tables.filter(|table| rule.vrf.is_none_or(|vrf| vrf == *table));
-    let each = tables.map(|table| {
+    let each = tables.filter(|table| rule.vrf.is_none_or(|vrf| vrf == *table)).map(|table| {
         let action = match rule.action {
             PolicyAction::Lookup(_) => PolicyAction::Lookup(table),
             // `l3mdev unreachable` after `l3mdev` keeps packets in VRFs from the main table.
@@ -198,19 +197,23 @@ fn describe(rule: &RuleMessage) -> String {
 
 /// The priority; the kernel leaves the attribute out if it is 0.
 fn priority(rule: &RuleMessage) -> u32 {
-    let found = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    found.unwrap_or(0)
+    rule.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Priority(priority) => Some(*priority),
+            _ => None,
+        })
+        .unwrap_or(0)
 }
 
 fn table(rule: &RuleMessage) -> u32 {
-    let found = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    found.unwrap_or(u32::from(rule.header.table))
+    rule.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or(u32::from(rule.header.table))
 }
 
 /// The input interface of packets that this machine creates.

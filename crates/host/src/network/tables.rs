@@ -150,11 +150,13 @@ pub(super) enum Upkeep {
 
 /// All neighbour entries of both families.
 pub(super) fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<NeighbourEntry>> {
-    let replies = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
-    let entries = replies.into_iter().filter_map(|reply| match reply {
-        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
-        _ => None,
-    });
+    let entries = netlink
+        .dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?
+        .into_iter()
+        .filter_map(|reply| match reply {
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
+            _ => None,
+        });
     Ok(entries.collect())
 }
 
@@ -436,8 +438,9 @@ fn hops(message: &RouteMessage, nexthops: &Nexthops) -> Result<Vec<NextHop>, Str
     if attributes.any(|attribute| matches!(attribute, RouteAttribute::EncapType(_))) {
         return Err("with an encapsulation".to_owned());
     }
-    let alive = multipath.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
-    let mut hops: Vec<_> = alive
+    let mut hops: Vec<_> = multipath
+        .iter()
+        .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
         .map(|hop| NextHop {
             ifindex: hop.interface_index,
             via: gateway(&hop.attributes),

@@ -45,8 +45,10 @@ impl EntryArgument {
             ))
         })?;
         let until = self.word.as_deref().zip(self.time.as_deref());
-        let until = until.map(|(word, time)| Until::read(word, time)).transpose();
-        let until = until.map_err(|error| LineError::usage(error.to_string()))?;
+        let until = until
+            .map(|(word, time)| Until::read(word, time))
+            .transpose()
+            .map_err(|error| LineError::usage(error.to_string()))?;
         Ok(Command::Add(Rule::Listed(Listed { list, prefix, until })))
     }
 }

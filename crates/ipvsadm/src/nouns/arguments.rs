@@ -77,8 +77,7 @@ impl<L: Line> Arguments<L> {
                 print(&report, *json, L::screen, out)?;
             }
             Action::Change(change) => {
-                let command = change.command(&SystemResolver::default())?;
-                question::change(command).ask(director)?;
+                question::change(change.command(&SystemResolver::default())?).ask(director)?;
             }
         }
         Ok(())
@@ -120,8 +119,12 @@ impl ServiceArgument {
             ("--sctp-service", &self.sctp_service),
             ("-f", &self.fwmark_service),
         ];
-        let said = services.into_iter().filter_map(|(option, value)| Some([option, value.as_deref()?]));
-        said.flatten().chain(self.ipv6.then_some("-6")).collect()
+        services
+            .into_iter()
+            .filter_map(|(option, value)| Some([option, value.as_deref()?]))
+            .flatten()
+            .chain(self.ipv6.then_some("-6"))
+            .collect()
     }
 
     /// The service; `None`: no option is given.
@@ -140,8 +143,7 @@ impl ServiceArgument {
         options: &str,
         resolver: &dyn Resolver,
     ) -> Result<ServiceKey, LineError> {
-        let key = self.key(resolver)?;
-        key.ok_or_else(|| LineError::usage(format!("{name}: name the service by {options}")))
+        self.key(resolver)?.ok_or_else(|| LineError::usage(format!("{name}: name the service by {options}")))
     }
 }
 
@@ -189,8 +191,7 @@ fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, L
         name += &format!(" {}", known.get_name());
     }
     let matches = parser.no_binary_name(true).try_get_matches_from(words);
-    let read = matches.and_then(|matches| A::from_arg_matches(&matches));
-    read.map_err(|error| {
+    matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| {
         let why = what_is_wrong(&error);
         LineError::usage(format!("{name}: {why}; `xvs {name} --help` shows its form"))
     })
@@ -207,7 +208,12 @@ fn what_is_wrong(error: &clap::Error) -> String {
         return format!("it needs {}", missing.join(" and "));
     }
     let message = error.to_string();
-    let message = message.split("\n\n").next().unwrap_or_default();
-    let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
+    let words: Vec<_> = message
+        .split("\n\n")
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
     words.join(" ")
 }

@@ -92,8 +92,9 @@ impl Line for LocalAddressChange {
 
 /// `1024-32767`.
 fn ports(text: &str) -> Result<(u16, u16), &'static str> {
-    let ports = text.split_once('-').and_then(|(first, last)| first.parse().ok().zip(last.parse().ok()));
-    ports.ok_or("ports are two numbers up to 65535: LOW-HIGH")
+    text.split_once('-')
+        .and_then(|(first, last)| first.parse().ok().zip(last.parse().ok()))
+        .ok_or("ports are two numbers up to 65535: LOW-HIGH")
 }
 
 #[cfg(test)]

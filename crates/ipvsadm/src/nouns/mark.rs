@@ -114,15 +114,21 @@ fn protocol(text: &str) -> Result<Protocol, &'static str> {
 /// `80` or `8000:8010`.
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
     let (first, last) = text.split_once(':').unwrap_or((text, text));
-    let range = first.parse().ok().zip(last.parse().ok()).filter(|(first, last)| first <= last);
-    range.map(|(first, last)| first..=last).ok_or("a port is a number up to 65535, a range is FIRST:LAST")
+    first
+        .parse()
+        .ok()
+        .zip(last.parse().ok())
+        .filter(|(first, last)| first <= last)
+        .map(|(first, last)| first..=last)
+        .ok_or("a port is a number up to 65535, a range is FIRST:LAST")
 }
 
 /// `10`, `0xa` or `0x1/0xff`.
 fn mark(text: &str) -> Result<(u32, u32), &'static str> {
     let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
-    let both = number(value).zip(mask.map_or(Some(u32::MAX), number));
-    both.ok_or("a mark is a number up to 4294967295, decimal or 0x…, and so is a mask")
+    number(value)
+        .zip(mask.map_or(Some(u32::MAX), number))
+        .ok_or("a mark is a number up to 4294967295, decimal or 0x…, and so is a mask")
 }
 
 fn number(text: &str) -> Option<u32> {

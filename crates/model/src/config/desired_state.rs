@@ -40,8 +40,12 @@ pub struct State {
 
 impl Services for State {
     fn methods(&self, service: &ServiceKey) -> Vec<ForwardingMethod> {
-        let destinations = self.services.get(service).map_or(&[][..], |known| &known.destinations);
-        destinations.iter().map(|dest| dest.options.method).collect()
+        self.services
+            .get(service)
+            .map_or(&[][..], |known| &known.destinations)
+            .iter()
+            .map(|dest| dest.options.method)
+            .collect()
     }
 }
 
@@ -366,8 +370,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
         Netmask::V6(bits) => key.family() == Family::V6 && (1..=128).contains(&bits),
     };
     if !mask_fits {
-        let why = format!("the netmask does not fit service {key}");
-        return Err(CommandError::invalid(why));
+        return Err(CommandError::invalid(format!("the netmask does not fit service {key}")));
     }
     Ok(())
 }

@@ -68,8 +68,12 @@ impl Difference {
 
     /// The commands that remove the difference.
     fn commands(&self) -> impl Iterator<Item = Command> {
-        let deleted = self.before.as_ref().filter(|rule| self.after.is_none() || rule.is_replaced());
-        deleted.map(|rule| Command::Delete(rule.object())).into_iter().chain(self.after.clone())
+        self.before
+            .as_ref()
+            .filter(|rule| self.after.is_none() || rule.is_replaced())
+            .map(|rule| Command::Delete(rule.object()))
+            .into_iter()
+            .chain(self.after.clone())
     }
 }
 
@@ -183,8 +187,12 @@ pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Differ
 
 /// The destinations of a service, whatever their order.
 fn destinations(state: &State, key: ServiceKey) -> BTreeMap<Endpoint, &DestinationOptions> {
-    let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
-    found.map(|dest| (dest.endpoint, &dest.options)).collect()
+    state
+        .service(&key)
+        .into_iter()
+        .flat_map(|service| &service.destinations)
+        .map(|dest| (dest.endpoint, &dest.options))
+        .collect()
 }
 
 /// Daemons of a state whose role another state has no daemon of.

@@ -33,8 +33,9 @@ impl FromStr for HoldTime {
             return Ok(Self(Duration::ZERO));
         }
         let hold = humantime::parse_duration(text).ok();
-        let valid = hold.filter(|hold| hold.is_zero() || (SHORTEST..=LONGEST).contains(hold));
-        valid.map(Self).ok_or("a time from 100ms to 1h, such as 10s, or 0 for no hold")
+        hold.filter(|hold| hold.is_zero() || (SHORTEST..=LONGEST).contains(hold))
+            .map(Self)
+            .ok_or("a time from 100ms to 1h, such as 10s, or 0 for no hold")
     }
 }
 

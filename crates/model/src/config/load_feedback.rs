@@ -111,8 +111,8 @@ impl FromStr for FollowingServices {
         if text.trim() == "all" {
             return Ok(Self::All);
         }
-        let names = text.split(',').filter(|name| !name.trim().is_empty());
-        names
+        text.split(',')
+            .filter(|name| !name.trim().is_empty())
             .map(|name| name.parse().map_err(|_| ServiceListError))
             .collect::<Result<_, _>>()
             .map(Self::Listed)

@@ -66,8 +66,12 @@ impl From<Repair> for bool {
 impl From<OwnedService> for Service {
     fn from(wanted: OwnedService) -> Self {
         // IPVS's order: the one added last comes first.
-        let added = wanted.destinations.into_iter().rev();
-        let destinations = added.map(|(endpoint, options)| Destination { endpoint, options }).collect();
+        let destinations = wanted
+            .destinations
+            .into_iter()
+            .rev()
+            .map(|(endpoint, options)| Destination { endpoint, options })
+            .collect();
         Self { options: wanted.options, destinations }
     }
 }

@@ -7,8 +7,10 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
     }
     // The prefix with which sysctl names the kernel's settings.
     let name = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
-    let distances = known.into_iter().map(|known| (strsim::damerau_levenshtein(name, known), known));
-    let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
+    let (distance, nearest) = known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .min_by_key(|(distance, _)| *distance)?;
     // After a prefix, as in `feedback.step`, the last component itself must be similar.
     let word = name.rsplit('.').next().unwrap_or_default();
     (distance <= word.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))

@@ -167,8 +167,11 @@ pub struct Configuration {
 impl Configuration {
     /// Whether a check connects through a virtual address.
     pub fn has_checks_through_vips(&self) -> bool {
-        let servers = self.virtual_servers.iter().flat_map(|one| &one.real_servers);
-        servers.flat_map(|server| &server.checks).any(|check| matches!(check.probe, Probe::ThroughVip(_)))
+        self.virtual_servers
+            .iter()
+            .flat_map(|one| &one.real_servers)
+            .flat_map(|server| &server.checks)
+            .any(|check| matches!(check.probe, Probe::ThroughVip(_)))
     }
 
     /// The services in force that would end because of faults, and these faults. Services that the file no longer names
@@ -180,11 +183,15 @@ impl Configuration {
         let may_be_any = self.left_out.iter().any(|left_out| left_out.services.is_empty());
         let mut lost = in_force.to_vec();
         lost.retain(|key| !served.contains(key) && (may_be_any || known.contains(key)));
-        let causes = self.left_out.iter().filter(|left_out| {
-            let services = &left_out.services;
-            services.is_empty() && !lost.is_empty() || services.iter().any(|key| lost.contains(key))
-        });
-        let causes = causes.map(|left_out| &left_out.fault).collect();
+        let causes = self
+            .left_out
+            .iter()
+            .filter(|left_out| {
+                let services = &left_out.services;
+                services.is_empty() && !lost.is_empty() || services.iter().any(|key| lost.contains(key))
+            })
+            .map(|left_out| &left_out.fault)
+            .collect();
         (lost, causes)
     }
 

@@ -116,8 +116,10 @@ impl AccessLists {
     /// The entries whose end has come.
     pub fn ended(&self, now_seconds: u64) -> Vec<(ListKey, Prefix)> {
         let entries = self.iter().flat_map(|(key, list)| list.entries.iter().map(move |entry| (*key, entry)));
-        let ended = entries.filter(|(_, (_, until))| until.is_some_and(|until| until <= now_seconds));
-        ended.map(|(key, (prefix, _))| (key, *prefix)).collect()
+        entries
+            .filter(|(_, (_, until))| until.is_some_and(|until| until <= now_seconds))
+            .map(|(key, (prefix, _))| (key, *prefix))
+            .collect()
     }
 }
 
@@ -197,8 +199,11 @@ impl Noun for Listed {
 
     fn each(all: &AccessLists) -> impl Iterator<Item = Self> {
         all.iter().flat_map(|(&list, content)| {
-            let entries = content.entries.iter();
-            entries.map(move |(&prefix, until)| Self { list, prefix, until: until.map(Until::At) })
+            content.entries.iter().map(move |(&prefix, until)| Self {
+                list,
+                prefix,
+                until: until.map(Until::At),
+            })
         })
     }
 

@@ -179,9 +179,12 @@ pub(crate) const MARKS_MAX: usize = 1024;
 
 /// Ports in the syntax of `--dports`: `80,8000:8010`.
 fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
-    let ranges = ports.iter().map(|range| match range.start() == range.end() {
-        true => range.start().to_string(),
-        false => format!("{}:{}", range.start(), range.end()),
-    });
-    ranges.collect::<Vec<_>>().join(",")
+    ports
+        .iter()
+        .map(|range| match range.start() == range.end() {
+            true => range.start().to_string(),
+            false => format!("{}:{}", range.start(), range.end()),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -290,25 +290,26 @@ impl QuicServices {
         fault: impl Fn(&Path) -> Option<String>,
         has: impl Fn(&ServiceKey, Endpoint) -> bool,
     ) -> Vec<QuicRow> {
-        let rows = self.0.iter().map(|(service, quic)| {
-            let configs = quic.configs.iter().map(|(number, options)| QuicConfigRow {
-                config: *number,
-                options: options.clone(),
-                fault: options.key_file.as_deref().and_then(&fault),
-            });
-            QuicRow {
-                service: *service,
-                configs: configs.collect(),
-                server_ids: quic.rows(|server| has(service, server)).collect(),
-            }
-        });
-        rows.collect()
+        self.0
+            .iter()
+            .map(|(service, quic)| {
+                let configs = quic.configs.iter().map(|(number, options)| QuicConfigRow {
+                    config: *number,
+                    options: options.clone(),
+                    fault: options.key_file.as_deref().and_then(&fault),
+                });
+                QuicRow {
+                    service: *service,
+                    configs: configs.collect(),
+                    server_ids: quic.rows(|server| has(service, server)).collect(),
+                }
+            })
+            .collect()
     }
 
     /// The files of keys.
     pub fn key_files(&self) -> impl Iterator<Item = &Path> {
-        let configs = self.0.values().flat_map(|quic| quic.configs.values());
-        configs.filter_map(|config| config.key_file.as_deref())
+        self.0.values().flat_map(|quic| quic.configs.values()).filter_map(|config| config.key_file.as_deref())
     }
 
     /// Refuses a configuration that is wrong in itself, or whose number the service uses already.

@@ -337,8 +337,9 @@ pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
 /// The socket to connect to: `XVS_SOCKET` if it is set and not empty, otherwise [`DEFAULT_SOCKET`].
 pub fn default_socket() -> PathBuf {
-    let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
-    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+    std::env::var_os("XVS_SOCKET")
+        .filter(|name| !name.is_empty())
+        .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// Maximum length of a reply: all services of a large director in one message.

@@ -56,8 +56,8 @@ fn wait_for(
         return Ok(());
     }
     // The kernel reports 0 for a process of another PID namespace.
-    let daemon = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
-    let daemon = daemon.filter(|pid| *pid != 0);
+    let daemon =
+        getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid()).filter(|pid| *pid != 0);
     let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
     let runs = match request {
         Request::Fleet(_) => WAITS_FOR_ETCD,

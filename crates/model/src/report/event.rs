@@ -129,8 +129,7 @@ impl EventBatch {
 
 /// A time in the unit of events, milliseconds since 1970 (UTC).
 pub fn millis_since_1970(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// The number of remembered events.

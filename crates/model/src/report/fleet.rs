@@ -151,24 +151,31 @@ impl FleetReport {
     pub fn unlike(&self) -> impl Iterator<Item = &FleetDirector> {
         let wanted = self.wanted();
         let differing = self.differing();
-        let unlike = self.directors.iter().enumerate().filter(move |(place, director)| {
-            let running = director.runs.as_ref().map(|runs| runs.revision);
-            running != wanted
-                || director.differences.is_some_and(|count| count > 0)
-                || differing.contains(place)
-        });
-        unlike.map(|(_, director)| director)
+        self.directors
+            .iter()
+            .enumerate()
+            .filter(move |(place, director)| {
+                let running = director.runs.as_ref().map(|runs| runs.revision);
+                running != wanted
+                    || director.differences.is_some_and(|count| count > 0)
+                    || differing.contains(place)
+            })
+            .map(|(_, director)| director)
     }
 
     /// The directors whose services differ from those of most, as positions: by digest, among those that run the same
     /// rules. Without those that settle.
     pub fn differing(&self) -> Vec<usize> {
-        let differing = self.directors.iter().enumerate().filter(|(_, one)| {
-            // In a tie no digest is preferred, so all are named.
-            let mut others = self.with_rules_of(one).filter(|other| other.digest != one.digest);
-            others.any(|other| self.like(other) >= self.like(one)) && !self.settling.contains(&one.name)
-        });
-        differing.map(|(place, _)| place).collect()
+        self.directors
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| {
+                // In a tie no digest is preferred, so all are named.
+                let mut others = self.with_rules_of(one).filter(|other| other.digest != one.digest);
+                others.any(|other| self.like(other) >= self.like(one)) && !self.settling.contains(&one.name)
+            })
+            .map(|(place, _)| place)
+            .collect()
     }
 
     /// How many directors with the rules of one have its services.

@@ -292,8 +292,7 @@ impl VirtualServerHealth {
 
     /// A sentence for each real server that is down, with duration and reason, and for a sorry server that serves.
     pub fn problems(&self, now_millis: u64) -> Vec<String> {
-        let down = self.real_servers.iter().filter(|server| !server.is_up);
-        let down = down.map(|server| {
+        let down = self.real_servers.iter().filter(|server| !server.is_up).map(|server| {
             let why = server.why_down().map(|why| format!(": {why}")).unwrap_or_default();
             format!("{} has been down for {}{why}", server.name(), ago(server.since_millis, now_millis))
         });

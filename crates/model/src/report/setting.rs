@@ -47,13 +47,13 @@ pub enum Source {
 /// The settings in a document, each with its key: names of objects below `prefix`, joined by dots.
 pub fn flattened(prefix: &str, document: Value) -> Vec<(String, Value)> {
     match document {
-        Value::Object(object) => {
-            let below = object.into_iter().flat_map(|(key, value)| match prefix {
+        Value::Object(object) => object
+            .into_iter()
+            .flat_map(|(key, value)| match prefix {
                 "" => flattened(&key, value),
                 prefix => flattened(&format!("{prefix}.{key}"), value),
-            });
-            below.collect()
-        }
+            })
+            .collect(),
         value => vec![(prefix.to_owned(), value)],
     }
 }

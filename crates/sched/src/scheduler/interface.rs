@@ -65,8 +65,7 @@ pub struct Reserved {
 impl Reserved {
     /// The slots of a position in a table without fallback.
     pub(crate) fn of(position: usize, place: &'static str, table: &[u32]) -> Self {
-        let own = table.iter().filter(|at| **at as usize == position).count();
-        Self { place, own, all: table.len() }
+        Self { place, own: table.iter().filter(|at| **at as usize == position).count(), all: table.len() }
     }
 }
 

@@ -44,12 +44,14 @@ impl Candidates for List {
 /// Destinations with these weights at 10.0.0.N:80; the last one is at 10.0.0.1, as if added in that order.
 pub(crate) fn destinations(weights: &[u32]) -> Vec<Destination> {
     let numbers = (1..=weights.len() as u32).rev();
-    let both = numbers.zip(weights).map(|(number, weight)| Destination {
-        endpoint: Endpoint::new(std::net::Ipv4Addr::from(0x0a00_0000 + number), 80),
-        weight: Weight(*weight),
-        last_weight: Weight(*weight),
-    });
-    both.collect()
+    numbers
+        .zip(weights)
+        .map(|(number, weight)| Destination {
+            endpoint: Endpoint::new(std::net::Ipv4Addr::from(0x0a00_0000 + number), 80),
+            weight: Weight(*weight),
+            last_weight: Weight(*weight),
+        })
+        .collect()
 }
 
 /// The scheduler with this name for destinations with these weights.

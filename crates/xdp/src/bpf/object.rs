@@ -129,16 +129,20 @@ impl Object {
     /// A descriptor is neither a program's nor a map's, or the kernel's error.
     pub fn of(programs: usize, mut descriptors: Vec<OwnedFd>) -> io::Result<Self> {
         let maps = descriptors.split_off(programs.min(descriptors.len()));
-        let programs = descriptors.into_iter().map(|fd| Ok((ProgramInfo::of(fd.as_fd())?.name, fd)));
-        let programs = programs.collect::<io::Result<_>>()?;
+        let programs = descriptors
+            .into_iter()
+            .map(|fd| Ok((ProgramInfo::of(fd.as_fd())?.name, fd)))
+            .collect::<io::Result<_>>()?;
         Ok(Self { programs, maps: maps.into_iter().map(KernelMap::of).collect::<io::Result<_>>()? })
     }
 
     /// A loaded program.
     pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
         let mut programs = self.programs.iter();
-        let found = programs.find(|(known, _)| known.as_bytes() == name.to_bytes());
-        found.map(|(_, program)| program.as_fd()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        programs
+            .find(|(known, _)| known.as_bytes() == name.to_bytes())
+            .map(|(_, program)| program.as_fd())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// A map, for another object that shares it.
@@ -197,8 +201,10 @@ impl Object {
     }
 
     fn find_map(&self, name: &CStr) -> io::Result<&KernelMap> {
-        let found = self.maps.iter().find(|map| map.name.as_bytes() == name.to_bytes());
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.maps
+            .iter()
+            .find(|map| map.name.as_bytes() == name.to_bytes())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -253,8 +259,7 @@ impl<K: Key> Map<'_, K> {
     pub fn unset(&self, key: &K) -> io::Result<()> {
         let key = (&raw const *key).cast();
         // SAFETY: as for `set`.
-        let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key) });
-        result
+        check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key) })
             .map(drop)
             .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })
     }

@@ -152,13 +152,18 @@ fn run(
         }
     };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
-    let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
-    let started = started.and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
-    let started = started.and_then(|()| {
-        let loss = if arguments.accepts_loss() { Loss::Accepted } else { Loss::Refused };
-        daemon.start_health_checks(&config.keepalived, files.keepalived, loss).map_err(Box::<dyn Error>::from)
-    });
-    let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
+    let started = daemon
+        .begin(files.state)
+        .map_err(Box::<dyn Error>::from)
+        .and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
+    let started = started
+        .and_then(|()| {
+            let loss = if arguments.accepts_loss() { Loss::Accepted } else { Loss::Refused };
+            daemon
+                .start_health_checks(&config.keepalived, files.keepalived, loss)
+                .map_err(Box::<dyn Error>::from)
+        })
+        .and_then(|()| daemon.serve(take_over).map_err(Box::from));
     if let Err(error) = started {
         daemon.stop(Ending::Hold);
         return Err(error);

@@ -168,8 +168,11 @@ impl Writer {
     /// Counts records that xvsd has no time for at its end.
     fn give_up(&self, records: u64) {
         let late = std::io::Error::other("xvsd has ended");
-        let sinks = self.file.iter().map(|(_, sink)| sink).chain(self.collector.iter().map(|(_, sink)| sink));
-        sinks.for_each(|sink| sink.lost(records, &late, "see which disk or network is slow"));
+        self.file
+            .iter()
+            .map(|(_, sink)| sink)
+            .chain(self.collector.iter().map(|(_, sink)| sink))
+            .for_each(|sink| sink.lost(records, &late, "see which disk or network is slow"));
     }
 }
 

@@ -228,8 +228,10 @@ impl ControlThread {
 /// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
 fn begin_anew() -> ! {
     let mut command = successor::command();
-    let passed = pass_on(&mut command).and_then(|()| rights::pass_on(&mut command));
-    let error = passed.err().unwrap_or_else(|| command.exec());
+    let error = pass_on(&mut command)
+        .and_then(|()| rights::pass_on(&mut command))
+        .err()
+        .unwrap_or_else(|| command.exec());
     tracing::error!("xvsd cannot begin anew: {error}");
     process::exit(1)
 }

@@ -432,11 +432,16 @@ impl ControlThread {
         let network = &self.view.network;
         let facts = self.shared.facts_mut();
         let gone = self.links.iter().map(|ifindex| link_state(network, *ifindex) == LinkState::Gone);
-        let back = facts.interfaces.iter().zip(gone).enumerate().filter(|(_, (interface, gone))| {
-            let link = network.link_named(&interface.name).filter(|link| link.up && *gone);
-            link.is_some_and(|link| matches!(link.kind, LinkKind::Single | LinkKind::Bridge))
-        });
-        let back = back.map(|(index, (one, _))| (index, (one.name.clone(), one.bond.clone())));
+        let back = facts
+            .interfaces
+            .iter()
+            .zip(gone)
+            .enumerate()
+            .filter(|(_, (interface, gone))| {
+                let link = network.link_named(&interface.name).filter(|link| link.up && *gone);
+                link.is_some_and(|link| matches!(link.kind, LinkKind::Single | LinkKind::Bridge))
+            })
+            .map(|(index, (one, _))| (index, (one.name.clone(), one.bond.clone())));
         let joined = bonds::joined(&facts.interfaces, &network.links);
         let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
         let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());

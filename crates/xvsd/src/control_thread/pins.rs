@@ -36,8 +36,8 @@ pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, NoPi
     if hold == Duration::ZERO {
         match folder().map(|folder| Pins::of(&folder, &director).release()).transpose() {
             Ok(released) => {
-                let released = released.unwrap_or_default();
                 released
+                    .unwrap_or_default()
                     .iter()
                     .for_each(|interface| tracing::info!("{interface}: the hold has ended, hold = 0"));
             }

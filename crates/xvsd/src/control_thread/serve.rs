@@ -47,13 +47,14 @@ impl ControlThread {
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
-                let survey = thread::Builder::new().spawn_scoped(scope, || surveyed(table, &hold, &clock));
-                let survey = survey.map_err(system("a thread"))?;
-                let former = thread::Builder::new().spawn_scoped(scope, || used_records(former));
-                let former = former.map_err(system("a thread"))?;
+                let survey = thread::Builder::new()
+                    .spawn_scoped(scope, || surveyed(table, &hold, &clock))
+                    .map_err(system("a thread"))?;
+                let former = thread::Builder::new()
+                    .spawn_scoped(scope, || used_records(former))
+                    .map_err(system("a thread"))?;
                 workers.put_in_force(steering, Others::Run)?;
-                let ports = workers.open_ports()?;
-                Ok::<_, DaemonError>((ports, result(survey), result(former)))
+                Ok::<_, DaemonError>((workers.open_ports()?, result(survey), result(former)))
             })?,
             // Sockets first: a socket that fails at each start must not prolong the hold.
             None => {
@@ -73,8 +74,7 @@ impl ControlThread {
         let reader = table.reader().expect("a table has handles for a listing and the sweeper");
         let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])
             .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
-        let synchronization = self.control.datapath().own(&table).map_err(io::Error::other);
-        synchronization.map_err(system("the master daemon"))?;
+        self.control.datapath().own(&table).map_err(io::Error::other).map_err(system("the master daemon"))?;
         let workers = &mut self.control.datapath().workers;
         let notices = start.notices.clone();
         let uncounted = former.iter().flat_map(UsedRecords::take).collect();

@@ -199,8 +199,9 @@ impl Daemon {
         }
         if let Some((settings, journal)) = self.begun.take() {
             let begun = Begun { settings, journal: Some(journal), ..Begun::default() };
-            let begun = self.handle().run(|thread| thread.control.begin_journal(begun, thread.shared.now()));
-            begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+            self.handle()
+                .run(|thread| thread.control.begin_journal(begun, thread.shared.now()))
+                .unwrap_or_else(|error| tracing::error!("journal: {error}"));
         }
         if let Some(fleet) = &self.fleet {
             fleet.begin_journal();

@@ -86,10 +86,11 @@ impl Daemon {
         let (notices, ended) = unbounded();
         let (logging, logged) = match config.connection_log.settings() {
             Some(settings) => {
-                let log = ConnectionLog::new(settings, table.entries()).map(Arc::new);
-                let log = log.map_err(system("connection_log: its memory"))?;
-                let started = Logging::start(&config.connection_log, log, clock.clone(), &notices);
-                let (logging, logged) = started.map_err(no_thread())?;
+                let log = ConnectionLog::new(settings, table.entries())
+                    .map(Arc::new)
+                    .map_err(system("connection_log: its memory"))?;
+                let (logging, logged) = Logging::start(&config.connection_log, log, clock.clone(), &notices)
+                    .map_err(no_thread())?;
                 (Some(logging), Some(logged))
             }
             None => (None, None),
@@ -210,9 +211,10 @@ fn attach(
     }
     warnings.extend(workers.fewer_than(config.workers));
     warnings.extend(no_hold);
-    let status = bonds.into_iter().enumerate();
-    let status =
-        status.map(|(place, bond)| InterfaceStatus { bond, ..interface_facts(&workers.attached[place]) });
+    let status = bonds
+        .into_iter()
+        .enumerate()
+        .map(|(place, bond)| InterfaceStatus { bond, ..interface_facts(&workers.attached[place]) });
     Ok(Interfaces { steering, status: status.collect(), workers })
 }
 

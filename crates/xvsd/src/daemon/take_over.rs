@@ -125,7 +125,8 @@ impl TakeOver {
 
     /// Carries out a step. The answer to the first one is the time of systemd's watchdog in milliseconds.
     fn step(&mut self, step: TakeOverStep) -> Result<Option<u64>, TakeOverError> {
-        let answer = question::take_over(step).ask(&mut self.client);
-        answer.map_err(|why| TakeOverError { socket: self.socket.clone(), why })
+        question::take_over(step)
+            .ask(&mut self.client)
+            .map_err(|why| TakeOverError { socket: self.socket.clone(), why })
     }
 }

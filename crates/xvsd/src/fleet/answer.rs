@@ -175,8 +175,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 }
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    BASE64_STANDARD.decode(text).map_err(D::Error::custom)
+    BASE64_STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -70,12 +70,13 @@ impl Connection {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), ConnectionError> {
-        let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
-        let request = request.body(Full::new(Bytes::from(body)))?;
+        let request = Request::post(path)
+            .header(HOST, &self.host)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))?;
         self.sender.ready().await.map_err(described)?;
         let answer = self.sender.send_request(request).await.map_err(described)?;
-        let status = answer.status();
-        Ok((status, whole(answer.into_body()).await?))
+        Ok((answer.status(), whole(answer.into_body()).await?))
     }
 }
 

@@ -140,8 +140,11 @@ impl Followed {
     /// The newest rules that were refused, unless others have replaced them in etcd.
     pub(super) fn refused(&self) -> Option<&RefusedRules> {
         let present = [self.seen.rules, self.seen.trial];
-        let refused = self.refused.iter().map(|(rules, _)| rules);
-        refused.filter(|rules| present.contains(&Some(rules.revision))).max_by_key(|rules| rules.revision)
+        self.refused
+            .iter()
+            .map(|(rules, _)| rules)
+            .filter(|rules| present.contains(&Some(rules.revision)))
+            .max_by_key(|rules| rules.revision)
     }
 
     fn forget_revisions(&mut self) {

@@ -43,16 +43,17 @@ pub(super) struct KeptFile {
 impl KeptFile {
     /// The file in this directory; `None` if nothing outlives the process.
     pub(super) fn new(directory: Option<&Path>, has_journal: Arc<AtomicBool>) -> Self {
-        let path = directory.map(|directory| directory.join("fleet"));
-        Self { path, has_journal, written: None }
+        Self { path: directory.map(|directory| directory.join("fleet")), has_journal, written: None }
     }
 
     /// The content that an earlier process of this fleet has left.
     pub(super) fn read(&self, fleet: &str) -> Kept {
-        let read = self.path.as_ref().and_then(|path| file::read(path).ok().flatten());
-        let kept = read.and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok());
-        let kept = kept.filter(|kept| kept.xvs_fleet == VERSION && kept.fleet == fleet);
-        kept.unwrap_or_else(|| Kept {
+        let kept = self
+            .path
+            .as_ref()
+            .and_then(|path| file::read(path).ok().flatten())
+            .and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok());
+        kept.filter(|kept| kept.xvs_fleet == VERSION && kept.fleet == fleet).unwrap_or_else(|| Kept {
             xvs_fleet: VERSION,
             fleet: fleet.to_owned(),
             instance: format!("{:08x}", random()),

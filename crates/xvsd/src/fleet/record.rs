@@ -215,8 +215,8 @@ impl Record {
         match directors.iter().find(|entry| entry.name == self.name) {
             Some(holder) if !self.wrote(holder) => {
                 let own_digits = self.own_digits();
-                let own = directors.iter().find(|entry| entry.name == own_digits);
-                let revision = own.map(|entry| entry.revision);
+                let revision =
+                    directors.iter().find(|entry| entry.name == own_digits).map(|entry| entry.revision);
                 (own_digits, revision)
             }
             holder => (self.name.clone(), holder.map(|entry| entry.revision)),
@@ -240,12 +240,14 @@ impl Record {
         &'a self,
         directors: &'a [Entry],
     ) -> impl Iterator<Item = FleetDirector> + 'a {
-        let same = directors.iter().filter(|entry| {
-            let behind = entry.name.strip_prefix(self.name.as_str());
-            behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
-                && !self.wrote(entry)
-        });
-        same.map(director_of)
+        directors
+            .iter()
+            .filter(|entry| {
+                let behind = entry.name.strip_prefix(self.name.as_str());
+                behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
+                    && !self.wrote(entry)
+            })
+            .map(director_of)
     }
 }
 

@@ -20,11 +20,14 @@ impl Settling {
         let wanted = report.wanted();
         let differing: Vec<_> = report.unlike().map(|director| (director.name.clone(), wanted)).collect();
         self.0.retain(|key, _| differing.contains(key));
-        let new = differing.into_iter().filter(|key| {
-            let since = *self.0.entry(key.clone()).or_insert(now);
-            now.saturating_duration_since(since) < NORMAL
-        });
-        new.map(|(name, _)| name).collect()
+        differing
+            .into_iter()
+            .filter(|key| {
+                let since = *self.0.entry(key.clone()).or_insert(now);
+                now.saturating_duration_since(since) < NORMAL
+            })
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 

@@ -42,16 +42,17 @@ impl Admission {
     /// [`ConfigError::Credentials`].
     pub fn read(config: &Config) -> Result<Self, ConfigError> {
         let Credentials { certificate, token } = Credentials::read(config)?;
-        let tls = certificate.map(|certificate| {
-            certificate.accepted(|chain, key| {
-                ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                    .with_safe_default_protocol_versions()
-                    .expect("ring supports TLS 1.2 and 1.3")
-                    .with_no_client_auth()
-                    .with_single_cert(chain, key)
+        let tls = certificate
+            .map(|certificate| {
+                certificate.accepted(|chain, key| {
+                    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                        .with_safe_default_protocol_versions()
+                        .expect("ring supports TLS 1.2 and 1.3")
+                        .with_no_client_auth()
+                        .with_single_cert(chain, key)
+                })
             })
-        });
-        let tls = tls.transpose()?;
+            .transpose()?;
         let names = config.status_page_names.iter().cloned().chain([host_name()]);
         Ok(Self {
             tls: tls.map(|server| TlsAcceptor::from(Arc::new(server))),

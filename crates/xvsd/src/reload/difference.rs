@@ -36,13 +36,15 @@ impl Difference {
 /// The keys that differ, in the order of their names.
 pub(super) fn differences(old: &Config, new: &Config) -> Vec<Difference> {
     let mut new = values(new);
-    let differing = values(old).into_iter().filter_map(|(key, old)| {
-        let new = new.remove(&key).unwrap_or_default();
-        // An unknown key would be a bug; a restart is always correct.
-        let in_force = in_force(&key, &old, &new).unwrap_or(InForce::AtRestart);
-        (old != new).then_some(Difference { key, old, new, in_force })
-    });
-    differing.collect()
+    values(old)
+        .into_iter()
+        .filter_map(|(key, old)| {
+            let new = new.remove(&key).unwrap_or_default();
+            // An unknown key would be a bug; a restart is always correct.
+            let in_force = in_force(&key, &old, &new).unwrap_or(InForce::AtRestart);
+            (old != new).then_some(Difference { key, old, new, in_force })
+        })
+        .collect()
 }
 
 /// How a key, which may be one of a section, changes between these values; `None`: there is no such key.

@@ -310,8 +310,7 @@ impl Reloader {
         let shared = self.daemon.shared();
         let (network, snapshot) = (shared.facts().network, shared.published.load());
         let servers = || {
-            let members = snapshot.services.iter().flat_map(|service| &service.members);
-            members.map(|member| member.endpoint.addr)
+            snapshot.services.iter().flat_map(|service| &service.members).map(|member| member.endpoint.addr)
         };
         let of = |config: &Config| {
             let names = config.interfaces.iter().map(|(name, _)| name);
@@ -325,8 +324,8 @@ impl Reloader {
     fn successor(&self) -> Result<(), String> {
         let (result, results) = bounded(2);
         *lock(&self.daemon.shared().taken_over) = Some(result.clone());
-        let started = successor::start_for_reload(result);
-        let process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
+        let process = successor::start_for_reload(result)
+            .map_err(|error| format!("its process cannot be started: {error}"))?;
         let Limits { preparation, step } = self.daemon.shared().hand_over_limits();
         let patience = preparation + 2 * step + PATIENCE;
         let result = results.recv_timeout(patience).unwrap_or_else(|_| Err("it takes too long".to_owned()));
@@ -343,13 +342,17 @@ impl Reloader {
             let mut keys = changes.iter().filter_map(Difference::setting);
             setting.source == Source::XvsSet && keys.any(|key| key == setting.key)
         };
-        let undone = facts.settings.iter().filter(is_undone);
-        undone.map(|setting| (setting.key.clone(), shown(&setting.value))).collect()
+        facts
+            .settings
+            .iter()
+            .filter(is_undone)
+            .map(|setting| (setting.key.clone(), shown(&setting.value)))
+            .collect()
     }
 
     fn needs_restart(&self, changes: &[Difference], in_force: InForce, why: &str) -> String {
-        let changes = changes.iter().filter(|change| change.in_force == in_force);
-        let lines: Vec<_> = changes.map(Difference::line).collect();
+        let lines: Vec<_> =
+            changes.iter().filter(|change| change.in_force == in_force).map(Difference::line).collect();
         let file = self.arguments.file().unwrap_or_else(|| "xvs.toml".as_ref()).display();
         format!(
             "{}: {why} needs a restart of xvsd; restart it, or undo the change in {file}",
@@ -401,8 +404,7 @@ fn as_before(toml: Option<FileRecord>, settings: Vec<(String, String)>) -> Vec<E
 fn listener(old: &Config, new: &Config) -> Result<Option<Listener>, CommandError> {
     let is_own =
         |address: std::net::SocketAddr| old.metrics_address.map(|own| own.port()) == Some(address.port());
-    let bound = new.metrics_address.map(Listener::bind).transpose();
-    bound.map_err(|error| match error {
+    new.metrics_address.map(Listener::bind).transpose().map_err(|error| match error {
         ExporterError::InUse(address) if is_own(address) => unchanged(format!(
             "metrics_address {address}: xvsd serves this port; restart it, or choose another port"
         )),
@@ -416,8 +418,8 @@ fn set_mode(old: &Config, new: &Config) -> Result<(), CommandError> {
     if new.socket_mode == old.socket_mode {
         return Ok(());
     }
-    let set = fs::set_permissions(&new.socket, Permissions::from_mode(mode));
-    set.map_err(|error| unchanged(format!("socket_mode: {}: {error}", new.socket.display())))
+    fs::set_permissions(&new.socket, Permissions::from_mode(mode))
+        .map_err(|error| unchanged(format!("socket_mode: {}: {error}", new.socket.display())))
 }
 
 fn unchanged(why: impl Display) -> CommandError {

@@ -54,8 +54,9 @@ impl KeptHealth {
 
     /// Writes the view. A failure is logged; the next change tries again.
     pub(crate) fn write(&self, view: &View) {
-        let content = serde_json::to_vec(&Content { xvs_health: VERSION, view });
-        let written = content.map_err(Into::into).and_then(|bytes| file::replace(&self.path, &bytes));
+        let written = serde_json::to_vec(&Content { xvs_health: VERSION, view })
+            .map_err(Into::into)
+            .and_then(|bytes| file::replace(&self.path, &bytes));
         if let Err(error) = written {
             let path = self.path.display();
             tracing::warn!(

@@ -34,20 +34,22 @@ impl KeptHour {
 
     /// The counts of an earlier process; `None` if there are none. The reason for ignoring a file is logged.
     pub(crate) fn read(&self) -> Option<Hour> {
-        let read = file::read(&self.path).map_err(|error| error.to_string()).and_then(|read| {
-            let Some((bytes, _)) = read else { return Ok(None) };
-            match serde_json::from_slice(&bytes) {
-                Ok(Content { xvs_last_hour: VERSION, hour }) => Ok(Some(hour)),
-                Ok(Content { xvs_last_hour, .. }) => {
-                    Err(format!("it has version {xvs_last_hour} of the format, not {VERSION}"))
+        file::read(&self.path)
+            .map_err(|error| error.to_string())
+            .and_then(|read| {
+                let Some((bytes, _)) = read else { return Ok(None) };
+                match serde_json::from_slice(&bytes) {
+                    Ok(Content { xvs_last_hour: VERSION, hour }) => Ok(Some(hour)),
+                    Ok(Content { xvs_last_hour, .. }) => {
+                        Err(format!("it has version {xvs_last_hour} of the format, not {VERSION}"))
+                    }
+                    Err(error) => Err(error.to_string()),
                 }
-                Err(error) => Err(error.to_string()),
-            }
-        });
-        read.unwrap_or_else(|why| {
-            tracing::warn!("{}: {why}; the lines of the status page begin anew", self.path.display());
-            None
-        })
+            })
+            .unwrap_or_else(|why| {
+                tracing::warn!("{}: {why}; the lines of the status page begin anew", self.path.display());
+                None
+            })
     }
 
     /// Writes the counts, if there are any. A failure is logged; the next minute tries again.

@@ -114,8 +114,10 @@ impl KeptState {
         let mut warnings = Vec::new();
         let files =
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
-        let lengths = [&files.connections, &files.extensions].map(|file| Ok(file.metadata()?.len()));
-        let is_new = lengths.into_iter().all(|length: io::Result<u64>| length.is_ok_and(|bytes| bytes == 0));
+        let is_new = [&files.connections, &files.extensions]
+            .map(|file| Ok(file.metadata()?.len()))
+            .into_iter()
+            .all(|length: io::Result<u64>| length.is_ok_and(|bytes| bytes == 0));
         let mapped = match (FormerTable::map(&files, config, boot), others) {
             (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
             (Ok(table), Others::Run) => {
@@ -329,8 +331,7 @@ impl SurveyedTable {
         };
         if let Some(Numbers { mut kept, mut found, path }) = numbers {
             if is_handed_over {
-                let read = kept.read_numbers(&mut found);
-                read.map_err(|error| StateDirectoryError::System { path, error })?;
+                kept.read_numbers(&mut found).map_err(|error| StateDirectoryError::System { path, error })?;
             }
             control.resume(kept, found, counts.as_deref());
         }
@@ -351,8 +352,8 @@ fn without(error: &dyn Display) -> Warning {
 }
 
 fn numbers(directory: &StateDirectory) -> Result<Numbers, StateDirectoryError> {
-    let kept = Kept::open(directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
-    let (kept, found) = kept.map_err(|error| failed(directory, error))?;
+    let (kept, found) = Kept::open(directory.file(DESTINATIONS)?, directory.file(SERVICES)?)
+        .map_err(|error| failed(directory, error))?;
     Ok(Numbers { kept, found, path: directory.path().to_owned() })
 }
 

@@ -143,8 +143,7 @@ const SECCOMP: &str = "user: the filters of system calls (seccomp)";
 
 /// The account of `user`, which this process can become.
 fn owner(name: &str) -> Result<Owner, DaemonError> {
-    let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?;
-    let user = user.ok_or_else(|| {
+    let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?.ok_or_else(|| {
         refused(
             name,
             "there is no such user; `groupadd --force --system xvs && useradd --system --gid xvs xvs` makes xvs",
@@ -171,8 +170,7 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     let has = capabilities(None)?;
     let kept = kept(&uname().release().to_string_lossy());
     if has.permitted.contains(CapabilitySet::SETPCAP) {
-        let others = CapabilitySet::all().difference(kept);
-        for one in others.iter() {
+        for one in CapabilitySet::all().difference(kept).iter() {
             // An error: a capability that this kernel does not have.
             if capability_is_in_bounding_set(one).unwrap_or(false) {
                 remove_capability_from_bounding_set(one)?;
@@ -198,8 +196,7 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
 fn kept(release: &str) -> CapabilitySet {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let more = KEPT_BEFORE.iter().filter(|(first, _)| kernel < *first);
-    more.fold(KEPT, |kept, (_, one)| kept.union(*one))
+    KEPT_BEFORE.iter().filter(|(first, _)| kernel < *first).fold(KEPT, |kept, (_, one)| kept.union(*one))
 }
 
 /// Passes the rights of this process on to the xvsd that this command is about to execute in its place.

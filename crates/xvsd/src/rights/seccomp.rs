@@ -159,8 +159,11 @@ const MORE: &[(&[Kind], &[Call])] = &[];
 
 /// The calls of a kind.
 fn calls(kind: Kind) -> impl Iterator<Item = Call> {
-    let groups = CALLS.iter().chain(MORE).filter(move |(kinds, _)| kinds.contains(&kind));
-    groups.flat_map(|(_, calls)| calls.iter().copied())
+    CALLS
+        .iter()
+        .chain(MORE)
+        .filter(move |(kinds, _)| kinds.contains(&kind))
+        .flat_map(|(_, calls)| calls.iter().copied())
 }
 
 /// The arguments with which a kind may use a call, as alternatives; none: all arguments.
@@ -300,8 +303,7 @@ pub(crate) fn refused() -> impl Iterator<Item = Refused> {
 
 fn call_name(number: usize) -> String {
     let named = calls(Control).find(|(_, known)| usize::try_from(*known) == Ok(number));
-    let name = named.and_then(|(name, _)| name.strip_prefix("SYS_"));
-    name.map_or(number.to_string(), str::to_owned)
+    named.and_then(|(name, _)| name.strip_prefix("SYS_")).map_or(number.to_string(), str::to_owned)
 }
 
 /// A warning for each call that was refused to a kind of threads.

@@ -205,8 +205,8 @@ impl Dispatch {
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);
         }
-        let watchdog = daemon.shared().watchdog.get();
-        let watchdog_millis = watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
+        let watchdog_millis =
+            daemon.shared().watchdog.get().and_then(|time| u64::try_from(time.as_millis()).ok());
         Ok(Reply::Prepares { watchdog_millis })
     }
 

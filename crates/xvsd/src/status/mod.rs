@@ -89,8 +89,12 @@ impl<'a> Readings<'a> {
             unattached.extend(attachment.default_route_warning(&families));
         }
         let (live, size) = shared.fill();
-        let logs = shared.log.iter().filter_map(Losses::warning);
-        let logs = logs.chain(shared.connection_log.iter().flat_map(Logged::warnings)).collect();
+        let logs = shared
+            .log
+            .iter()
+            .filter_map(Losses::warning)
+            .chain(shared.connection_log.iter().flat_map(Logged::warnings))
+            .collect();
         Self {
             facts,
             now,
@@ -115,14 +119,16 @@ impl<'a> Readings<'a> {
 pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     let Some(lists) = &snapshot.lists else { return Vec::new() };
     let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
-    let both = scopes.flat_map(|(service, scope)| {
-        [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| ListSummary {
-            list: ListKey { kind, service },
-            networks: list.size() as u64,
-            dropped: list.dropped.load(Ordering::Relaxed),
+    let mut all: Vec<_> = scopes
+        .flat_map(|(service, scope)| {
+            [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| ListSummary {
+                list: ListKey { kind, service },
+                networks: list.size() as u64,
+                dropped: list.dropped.load(Ordering::Relaxed),
+            })
         })
-    });
-    let mut all: Vec<_> = both.filter(|list| list.networks > 0).collect();
+        .filter(|list| list.networks > 0)
+        .collect();
     all.sort_by_key(|summary| summary.list);
     all
 }
@@ -130,8 +136,8 @@ pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
 /// The limits of SYNs of the services that there are.
 pub(crate) fn syn_limits(snapshot: &Snapshot) -> Vec<SynLimitSummary> {
     let limits = snapshot.syn_limits.iter().flat_map(|limits| limits.iter());
-    let here = limits.filter(|(key, _)| snapshot.services.find(key).is_some());
-    let mut all: Vec<_> = here
+    let mut all: Vec<_> = limits
+        .filter(|(key, _)| snapshot.services.find(key).is_some())
         .map(|(key, limit)| SynLimitSummary {
             service: *key,
             rate: limit.rate.rate,
@@ -255,13 +261,15 @@ fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<
 
 /// The drops of reasons with at least one packet.
 fn drops(packets: &[u64]) -> Vec<Drops> {
-    let some = Reason::all().zip(packets).filter(|(_, packets)| **packets > 0);
-    some.map(|(reason, packets)| Drops {
-        reason: reason.name().to_owned(),
-        packets: *packets,
-        what: reason.sentence().to_owned(),
-    })
-    .collect()
+    Reason::all()
+        .zip(packets)
+        .filter(|(_, packets)| **packets > 0)
+        .map(|(reason, packets)| Drops {
+            reason: reason.name().to_owned(),
+            packets: *packets,
+            what: reason.sentence().to_owned(),
+        })
+        .collect()
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
@@ -280,13 +288,14 @@ pub(crate) fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpA
 /// The addresses of destinations without a route by an attached interface.
 fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| service.members.iter());
-    let without = members.filter(|member| {
-        snapshot
-            .destinations
-            .find(member.id)
-            .is_some_and(|dest| snapshot.path_of_clients(dest) == Path::NoRoute)
-    });
-    without.map(|member| member.endpoint.addr)
+    members
+        .filter(|member| {
+            snapshot
+                .destinations
+                .find(member.id)
+                .is_some_and(|dest| snapshot.path_of_clients(dest) == Path::NoRoute)
+        })
+        .map(|member| member.endpoint.addr)
 }
 
 #[cfg(test)]

@@ -156,8 +156,11 @@ impl Looked {
     /// The totals of a real server, whose index is `place` unless real servers were added or deleted.
     fn totals(&self, place: usize, server: &str) -> Option<Stats> {
         let servers = &self.shown.servers;
-        let at_place = servers.get(place).filter(|one| one.server == server);
-        at_place.or_else(|| servers.iter().find(|one| one.server == server))?.totals
+        servers
+            .get(place)
+            .filter(|one| one.server == server)
+            .or_else(|| servers.iter().find(|one| one.server == server))?
+            .totals
     }
 }
 
@@ -176,11 +179,13 @@ impl Look {
         };
         let mut services: Vec<_> = snapshot.services.iter().collect();
         services.sort_unstable_by_key(|service| service.key);
-        let services = services.into_iter().map(|service| {
-            let before = before.and_then(|before| before.find(&service.key));
-            reading.service(&reading.services.report(service), before)
-        });
-        let services = services.collect();
+        let services = services
+            .into_iter()
+            .map(|service| {
+                let before = before.and_then(|before| before.find(&service.key));
+                reading.service(&reading.services.report(service), before)
+            })
+            .collect();
         let totals = totals(shared.total.sum());
         let rates = before.map(|before| reading.rates(&before.totals, &totals));
         let status = report(shared, health.as_ref());
@@ -271,8 +276,10 @@ impl Reading<'_> {
             }
             absent_server(server.name(), state, words.join("; "))
         }));
-        let lost = health.filter(|health| !health.is_well).map(no_quorum);
-        let why = lost.or_else(|| report.why_unusable(|server| server.obstacle).map(str::to_owned));
+        let why = health
+            .filter(|health| !health.is_well)
+            .map(no_quorum)
+            .or_else(|| report.why_unusable(|server| server.obstacle).map(str::to_owned));
         let state = match why {
             Some(_) => ServiceState::Down,
             None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,

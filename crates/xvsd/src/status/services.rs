@@ -37,8 +37,11 @@ impl<'a> Services<'a> {
         responses: &'a ResponsesOf,
         now: Millis,
     ) -> Self {
-        let servers = health.into_iter().flat_map(|health| &health.virtual_servers);
-        let health = servers.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
+        let health = health
+            .into_iter()
+            .flat_map(|health| &health.virtual_servers)
+            .flat_map(|server| server.keys().map(move |key| (key, server)))
+            .collect();
         Self { snapshot, health, disabled, responses, now }
     }
 

@@ -143,14 +143,15 @@ impl Troubles {
 /// The warnings about real servers that answer no client.
 fn unanswered_warnings(all: &[Unanswered]) -> Vec<Warning> {
     let more = all.iter().skip(NAMED);
-    let named = all.iter().take(NAMED).map(|one| {
-        let kind = match one.seen {
-            Seen::Neighbour(_) => NeighboursUnanswered,
-            _ => ServerUnanswered,
-        };
-        Warning::new(kind, format_args!("{} {}", one.service, one.endpoint), one.warning())
-    });
-    named
+    all.iter()
+        .take(NAMED)
+        .map(|one| {
+            let kind = match one.seen {
+                Seen::Neighbour(_) => NeighboursUnanswered,
+                _ => ServerUnanswered,
+            };
+            Warning::new(kind, format_args!("{} {}", one.service, one.endpoint), one.warning())
+        })
         .chain(more_of(ServerUnanswered, more.len(), "real servers answer no client; see `xvs top`"))
         .collect()
 }
@@ -247,8 +248,9 @@ fn unanswered(
             _ => Seen::Nothing,
         },
     };
-    let neighbours = member.live.unanswered_neighbours(services.now);
-    let of_neighbours = neighbours
+    let of_neighbours = member
+        .live
+        .unanswered_neighbours(services.now)
         .filter(|_| member.method == ForwardingMethod::Nat)
         .map(|(connections, client)| Unanswered { connections, seen: Seen::Neighbour(client), ..of_all });
     [of_all].into_iter().chain(of_neighbours)
@@ -274,8 +276,10 @@ fn interface_warning(interface: &InterfaceStatus) -> Option<Warning> {
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
 fn one_packet_warnings(snapshot: &Snapshot) -> Vec<Warning> {
     let one_packet = snapshot.services.iter().filter(|service| service.one_packet);
-    let translated = one_packet.filter(|service| has_method(service, ForwardingMethod::Nat));
-    let mut keys: Vec<_> = translated.map(|service| service.key).collect();
+    let mut keys: Vec<_> = one_packet
+        .filter(|service| has_method(service, ForwardingMethod::Nat))
+        .map(|service| service.key)
+        .collect();
     keys.sort();
     let each = keys.iter().map(|key| {
         let text = format!(
@@ -347,8 +351,10 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning
     let [own, _] = snapshot.locals.addresses();
     let mut lacking = Vec::new();
     for service in snapshot.services.iter() {
-        let of_fullnat = service.members.iter().filter(|one| one.method == ForwardingMethod::FullNat);
-        let lacks = of_fullnat
+        let lacks = service
+            .members
+            .iter()
+            .filter(|one| one.method == ForwardingMethod::FullNat)
             .map(|member| member.endpoint.family())
             .find(|family| !own.iter().any(|addr| Family::of(*addr) == *family));
         lacking.extend(lacks.map(|family| (service.key, family)));
@@ -396,8 +402,7 @@ fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
     let missing = services.flat_map(|(service, vrf)| {
         let vrf = name_of_vrf(network, vrf);
         let destinations = service.members.iter().filter_map(|member| snapshot.destinations.find(member.id));
-        let lost = destinations.filter(|known| snapshot.path_of_clients(known) == Path::NoRoute);
-        lost.map(move |known| {
+        destinations.filter(|known| snapshot.path_of_clients(known) == Path::NoRoute).map(move |known| {
             let (key, at) = (service.key, known.endpoint.addr);
             let text = format!(
                 "{key}: {at} has no route in the VRF {vrf}, which has the virtual address, so clients' packets to it are \
@@ -414,8 +419,11 @@ fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
 }
 
 fn name_of_vrf(network: &Network, table: Table) -> String {
-    let vrf = network.links.iter().find(|link| link.kind == LinkKind::Vrf(table));
-    vrf.map_or_else(|| format!("of table {table}"), |link| link.name.clone())
+    network
+        .links
+        .iter()
+        .find(|link| link.kind == LinkKind::Vrf(table))
+        .map_or_else(|| format!("of table {table}"), |link| link.name.clone())
 }
 
 /// Whether this machine has the virtual address.
@@ -437,8 +445,10 @@ fn first_of(
     more: &str,
 ) -> Vec<Warning> {
     let others = all.len().saturating_sub(NAMED);
-    let named = all.take(NAMED).map(|(object, text)| Warning::new(kind, object, text));
-    named.chain(more_of(kind, others, more)).collect()
+    all.take(NAMED)
+        .map(|(object, text)| Warning::new(kind, object, text))
+        .chain(more_of(kind, others, more))
+        .collect()
 }
 
 /// The warning with the number of further warnings of a kind, unless it is 0.
@@ -531,8 +541,10 @@ fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterato
              [interfaces.{name}] of xvs.toml and reload"
         )
     });
-    let missed = missed.map(|text| Warning::new(CardMissed, name, text));
-    missed.into_iter().chain(length.map(|text| Warning::new(CardLength, name, text)))
+    missed
+        .map(|text| Warning::new(CardMissed, name, text))
+        .into_iter()
+        .chain(length.map(|text| Warning::new(CardLength, name, text)))
 }
 
 /// The largest number of services without a destination that have their own warning; the same for virtual servers

@@ -25,9 +25,13 @@ struct Candidate {
 impl Candidates {
     /// Waits for a short time for a connection whose first message has arrived. Closes late ones.
     pub(super) fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-        let streams = self.0.iter().map(|one| one.stream.as_fd());
-        let mut all: Vec<_> =
-            streams.chain([listener.as_fd()]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut all: Vec<_> = self
+            .0
+            .iter()
+            .map(|one| one.stream.as_fd())
+            .chain([listener.as_fd()])
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let _ = poll(&mut all, Some(if self.0.is_empty() { &TURN } else { &SHORT_TURN }));
         while let Ok((stream, from)) = listener.accept() {
             self.add(stream, from.ip(), Instant::now());
@@ -44,8 +48,7 @@ impl Candidates {
         // A failure becomes apparent at the first call.
         let _ = stream.set_nonblocking(true);
         if self.0.iter().filter(|one| one.from == from).count() >= PER_ADDRESS {
-            let oldest = self.0.iter().position(|one| one.from == from);
-            oldest.into_iter().for_each(|at| _ = self.0.remove(at));
+            self.0.iter().position(|one| one.from == from).into_iter().for_each(|at| _ = self.0.remove(at));
         } else if self.0.len() >= ALL {
             self.0.remove(0);
         }

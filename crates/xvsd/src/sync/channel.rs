@@ -109,8 +109,10 @@ impl<'a> Channel<'a> {
 
 fn builder(key: &SyncKey) -> Builder<'_> {
     let pattern = PATTERN.parse().expect("the pattern is known");
-    let builder = Builder::new(pattern).prologue(PROLOGUE).and_then(|builder| builder.psk(0, &key.0));
-    builder.expect("neither was set before")
+    Builder::new(pattern)
+        .prologue(PROLOGUE)
+        .and_then(|builder| builder.psk(0, &key.0))
+        .expect("neither was set before")
 }
 
 /// The frames of a connection.

@@ -19,8 +19,10 @@ impl SyncKey {
     /// [`SyncError::KeyFile`] or [`SyncError::NoKey`].
     pub(crate) fn read(path: &Path) -> Result<Self, SyncError> {
         let text = secret_file::read("sync_key_file", path, HOW)?;
-        let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
-        key.map(Self).ok_or_else(|| SyncError::NoKey(path.to_owned()))
+        hexadecimal::decode(text.trim())
+            .and_then(|key| key.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| SyncError::NoKey(path.to_owned()))
     }
 }
 

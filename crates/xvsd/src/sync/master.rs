@@ -60,8 +60,10 @@ pub(super) fn prepare(
     sender: Option<(TableSender, TcpListener)>,
 ) -> Result<Prepared, SyncError> {
     let sockets = sockets::sending(daemon, wanted)?;
-    let signer = key.map(|key| Signer::new(key, sockets[0][0].local_addr()?.ip()));
-    let signer = signer.transpose().map_err(SyncError::Signer)?;
+    let signer = key
+        .map(|key| Signer::new(key, sockets[0][0].local_addr()?.ip()))
+        .transpose()
+        .map_err(SyncError::Signer)?;
     let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
     Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
 }

@@ -31,9 +31,10 @@ pub(super) fn sending(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<V
     let mut all = Vec::new();
     for number in 0..sockets.ports {
         let to_each = daemon.destinations().iter().map(|to| {
-            sending_to(daemon, *to, source, number, sockets).map_err(|error| {
-                let interface = daemon.interface.clone();
-                SyncError::Destination { interface, to: *to, error }
+            sending_to(daemon, *to, source, number, sockets).map_err(|error| SyncError::Destination {
+                interface: daemon.interface.clone(),
+                to: *to,
+                error,
             })
         });
         all.push(to_each.collect::<Result<_, _>>()?);
@@ -105,11 +106,12 @@ fn to_group(daemon: &SyncDaemon, group: IpAddr, source: Source, number: u16) -> 
 /// One socket for each port that receives, on the daemon's interface, what is sent to its group, or with peers to an
 /// address of this machine.
 pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, SyncError> {
-    let opened = (0..sockets.ports).map(|number| of_port(daemon, sockets, number));
-    opened.collect::<io::Result<_>>().map_err(|error| {
-        let SyncDaemon { interface, port, .. } = daemon;
-        SyncError::Port { interface: interface.clone(), port: *port, error }
-    })
+    (0..sockets.ports).map(|number| of_port(daemon, sockets, number)).collect::<io::Result<_>>().map_err(
+        |error| {
+            let SyncDaemon { interface, port, .. } = daemon;
+            SyncError::Port { interface: interface.clone(), port: *port, error }
+        },
+    )
 }
 
 fn of_port(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result<UdpSocket> {
@@ -193,8 +195,10 @@ pub(super) fn discarded(socket: &UdpSocket) -> io::Result<u64> {
     let is_ipv4 = socket.local_addr()?.is_ipv4();
     let sockets =
         fs::read_to_string(if is_ipv4 { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" })?;
-    let its_line = sockets.lines().find(|line| line.split_whitespace().nth(INODE) == Some(&inode));
-    let discarded = its_line.and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok());
+    let discarded = sockets
+        .lines()
+        .find(|line| line.split_whitespace().nth(INODE) == Some(&inode))
+        .and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok());
     discarded.ok_or_else(|| io::Error::other("the kernel does not list the socket"))
 }
 
@@ -220,13 +224,13 @@ struct Source {
 /// peers are not sent to from these.
 fn source(daemon: &SyncDaemon) -> io::Result<Option<Source>> {
     let interface = daemon.interface.as_str();
-    let any = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    let index = name_to_index(any, interface)?;
-    let all = getifaddrs()?.filter(|one| one.interface_name == interface);
-    let addresses = all.filter_map(|one| {
+    let index = name_to_index(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, interface)?;
+    let addresses = getifaddrs()?.filter(|one| one.interface_name == interface).filter_map(|one| {
         let address = one.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+        address
+            .as_sockaddr_in()
+            .map(|address| IpAddr::from(address.ip()))
+            .or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
     });
     let mut fitting = addresses.filter(|address| match address {
         IpAddr::V4(_) => daemon.is_ipv4(),

@@ -133,8 +133,11 @@ impl Workers {
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
         let own = attached.iter().map(|_| None).collect();
-        let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
-        let wakers = wakers.map_err(system("a worker's waker"))?;
+        let wakers = shares
+            .iter()
+            .map(|_| Waker::new())
+            .collect::<io::Result<_>>()
+            .map_err(system("a worker's waker"))?;
         Ok(Self {
             attached,
             reinjectors,
@@ -189,8 +192,7 @@ impl Workers {
 
     /// The kernel's indices of the interfaces whose drivers may deliver packets with partial checksums.
     pub(crate) fn partial_checksums(&self) -> Vec<u32> {
-        let leaving = self.attached.iter().filter(|attached| attached.leaves_checksums());
-        leaving.map(Attached::index).collect()
+        self.attached.iter().filter(|attached| attached.leaves_checksums()).map(Attached::index).collect()
     }
 
     /// The reason for sockets that copy, though interfaces may have zero-copy: a card's ring is larger than the number
@@ -240,8 +242,12 @@ impl Workers {
     /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
     pub(crate) fn prepare_memory(&mut self) {
         let memory = self.shares.iter().map_while(|share| {
-            let links = self.attached.iter().zip(share);
-            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            let links: Vec<_> = self
+                .attached
+                .iter()
+                .zip(share)
+                .map(|(attached, queues)| Queues { attached, queues })
+                .collect();
             PacketMemory::create(&links, self.rings).ok()
         });
         self.memory = memory.collect();
@@ -269,8 +275,12 @@ impl Workers {
         self.shared_cores.warn(self.shares.len());
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
-            let links = self.attached.iter().zip(share);
-            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            let links: Vec<_> = self
+                .attached
+                .iter()
+                .zip(share)
+                .map(|(attached, queues)| Queues { attached, queues })
+                .collect();
             let mut sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
             if self.poll != Poll::Sleep
                 && let Err(error) = sockets.prefer_busy_polling()
@@ -290,8 +300,8 @@ impl Workers {
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
             let reinjectors = self.reinjectors.clone();
-            let port = XdpPort::open(sockets, reinjectors, waker, own, self.loopback.clone(), self.poll);
-            let port = port.map_err(system("a worker's port"))?;
+            let port = XdpPort::open(sockets, reinjectors, waker, own, self.loopback.clone(), self.poll)
+                .map_err(system("a worker's port"))?;
             let facts = WorkerFacts {
                 core: core.map(|core| core.id),
                 copy_mode,
@@ -371,8 +381,7 @@ impl Workers {
     ) -> Result<(), DaemonError> {
         // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
         // reports the reason.
-        let present = receive_queues(name).unwrap_or(1);
-        let planned = wanted.queues.map_or(present, NonZeroU32::get);
+        let planned = wanted.queues.map_or(receive_queues(name).unwrap_or(1), NonZeroU32::get);
         let mut queues: Vec<_> =
             self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
         match queues.get_mut(index) {
@@ -527,8 +536,7 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
-    let reinjector = Reinjector::open(attached).map(Arc::new);
-    reinjector.map_err(system("the TAP that passes packets to the kernel"))
+    Reinjector::open(attached).map(Arc::new).map_err(system("the TAP that passes packets to the kernel"))
 }
 
 pub(crate) fn interface_facts(attached: &Attached) -> InterfaceStatus {

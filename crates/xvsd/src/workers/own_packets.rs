@@ -48,9 +48,10 @@ impl Workers {
             }
         }));
         let began = results.iter().any(|result| matches!(result, Ok(true)));
-        let refused = results.into_iter().filter_map(Result::err);
-        let refused =
-            refused.map(|error| Warning::new(WarningKind::OwnPackets, &error.interface, error.to_string()));
+        let refused = results
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|error| Warning::new(WarningKind::OwnPackets, &error.interface, error.to_string()));
         self.not_redirected = refused.collect();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
         if let Some(reader) = self.wakers.first().filter(|_| began) {

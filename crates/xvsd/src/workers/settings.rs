@@ -43,8 +43,9 @@ impl Workers {
         links: &[Link],
     ) -> Option<Vec<WorkerFacts>> {
         let attached = &self.attached[index];
-        let ports = check_offloads(attached.interface(), links).err();
-        let ports = ports.map(|refused| Unfit::new(attached.interface(), None, refused.to_string()));
+        let ports = check_offloads(attached.interface(), links)
+            .err()
+            .map(|refused| Unfit::new(attached.interface(), None, refused.to_string()));
         let settings = match attached.present_settings() {
             Ok(settings) => settings,
             Err(refused @ AttachError::Refused { .. }) => {

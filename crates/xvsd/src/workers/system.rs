@@ -126,8 +126,9 @@ impl Datapath for SystemDatapath {
         published: Arc<ArcSwap<Snapshot>>,
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
-        let started = self.daemons.start_master(daemon, sockets, published);
-        started.map_err(|why| CommandError::failed(format_args!("master daemon: {why}")))
+        self.daemons
+            .start_master(daemon, sockets, published)
+            .map_err(|why| CommandError::failed(format_args!("master daemon: {why}")))
     }
 
     fn stop_master(&mut self) {
@@ -140,8 +141,9 @@ impl Datapath for SystemDatapath {
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers.clone();
-        let started = self.daemons.start_backup(daemon, sockets, wakers);
-        started.map_err(|why| CommandError::failed(format_args!("backup daemon: {why}")))
+        self.daemons
+            .start_backup(daemon, sockets, wakers)
+            .map_err(|why| CommandError::failed(format_args!("backup daemon: {why}")))
     }
 
     fn stop_backup(&mut self) {

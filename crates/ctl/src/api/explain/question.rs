@@ -24,12 +24,12 @@ fn by_source(from: Endpoint, to: Endpoint, egress: &Egress) -> Result<(LinkId, M
     let source = from.addr;
     let vrfs = egress.vrfs().iter().copied().map(Some);
     let mut vrfs = [egress.vrf_of_address(to.addr), None].into_iter().chain(vrfs);
-    let link = vrfs.find_map(|vrf| match egress.route(back(from, to, vrf), 0) {
+    vrfs.find_map(|vrf| match egress.route(back(from, to, vrf), 0) {
         RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info.mac)),
         RouteTo::Local => Some((LinkId::LOOPBACK, UNKNOWN_MAC)),
         RouteTo::Unreachable | RouteTo::NoRoute => None,
-    });
-    link.ok_or_else(|| {
+    })
+    .ok_or_else(|| {
         invalid(&format!(
             "{source} is reached by no attached interface; name the interface that the packet comes in by"
         ))
@@ -168,8 +168,7 @@ fn given_frame(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkI
         Some((link, _)) => link,
         None => {
             let to = ethernet::parse(&frame).ok().map(|_| ethernet::dest(&frame));
-            let found = egress.links().find(|(_, info)| Some(info.mac) == to);
-            found.map(|(link, _)| link).ok_or_else(|| {
+            egress.links().find(|(_, info)| Some(info.mac) == to).map(|(link, _)| link).ok_or_else(|| {
                 invalid("no interface has the frame's destination address; name the interface that it comes in by")
             })?
         }

@@ -171,8 +171,12 @@ fn neighbour(copied: &Copied, egress: &Egress) -> Option<String> {
 
 fn summary(packet: &Packet) -> Summary {
     let flags = (packet.flow.protocol == Protocol::TCP).then(|| {
-        let set = FLAGS.iter().filter(|(_, bit)| packet.tcp_flags.has(*bit));
-        set.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+        FLAGS
+            .iter()
+            .filter(|(_, bit)| packet.tcp_flags.has(*bit))
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>()
+            .join(",")
     });
     Summary {
         protocol: packet.flow.protocol,
@@ -283,8 +287,8 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
     let chosen =
         decision.as_ref().and_then(|decision| Some(decision.candidates.get(decision.chosen?)?.method));
-    let entry = connection.as_ref().or(template.as_ref());
-    let method = entry.map(|(_, copied)| copied.connection.method).or(chosen)?;
+    let method =
+        connection.as_ref().or(template.as_ref()).map(|(_, copied)| copied.connection.method).or(chosen)?;
     let tunnel = (method == ForwardingMethod::Tunnel && out.flow.dest != packet.flow.dest).then(|| Tunnel {
         kind: match out.flow.protocol {
             Protocol::GRE => "gre",

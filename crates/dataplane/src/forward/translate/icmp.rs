@@ -51,8 +51,9 @@ pub(in crate::forward) fn send(
     };
     let quoted_end = packet.transport + icmp::HEADER_LEN + quoted_len(message, packet.family());
     // Whatever length the message claims, `quoted` has seen the ports.
-    let carried = (quote.end - quote.transport).min(most - headers);
-    let carried = carried.min(quoted_end.saturating_sub(quote.transport).max(PORTS_LEN));
+    let carried = (quote.end - quote.transport)
+        .min(most - headers)
+        .min(quoted_end.saturating_sub(quote.transport).max(PORTS_LEN));
     frame.shrink_front(quote.transport);
     if !frame.resize(carried) || !frame.grow_front(headers) {
         return Err(DropReason::NoHeadroom);

@@ -115,8 +115,11 @@ impl Dispatch<'_> {
 
     /// Carries out a verdict on the released fragments. Returns the final verdict on the last of them.
     fn dispose(&mut self, verdict: Verdict, port: &mut impl Port) -> Option<Verdict> {
-        let released = self.reassembly.released().drain(..);
-        released.map(|received| self.transmitter.settle(received, verdict, port)).last()
+        self.reassembly
+            .released()
+            .drain(..)
+            .map(|received| self.transmitter.settle(received, verdict, port))
+            .last()
     }
 
     /// Sends a datagram, which had `length` bytes when it was received, in fragments as large as the largest received
