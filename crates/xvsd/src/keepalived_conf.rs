@@ -16,7 +16,7 @@ const ERRORS_SHOWN: usize = 20;
 /// The largest number of services that an error names.
 const SERVICES_SHOWN: usize = 10;
 
-/// Reads the keepalived.conf file in `config`; `None` if there is none.
+/// Reads keepalived.conf file in `config`; `None` if there is none.
 ///
 /// # Errors
 ///

@@ -31,7 +31,7 @@ pub enum ConfigError {
         /// The error and its place.
         text: String,
     },
-    /// The keepalived.conf cannot be used; the text names each error with its line.
+    /// keepalived.conf cannot be used; the text names each error with its line.
     #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all faults", path = path.display())]
     Keepalived {
         /// The file.

@@ -74,7 +74,7 @@ impl ActiveSettings {
         self.list = None;
     }
 
-    /// Each timeout that does not come from the keepalived.conf, alone, with its source.
+    /// Each timeout that does not come from keepalived.conf, alone, with its source.
     pub(super) fn sourced_timeouts(&self, timeouts: Timeouts) -> Vec<(Timeouts, Source)> {
         let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
         let each = [

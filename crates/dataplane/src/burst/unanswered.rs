@@ -54,7 +54,7 @@ fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {
             }
             false
         }
-        // A masqueraded connection does not store the client's number. Its spare integer is 0 until the destination's SYN+ACK.
+        // A masqueraded connection does not store the client's number: 0 until the destination's SYN+ACK.
         2 => {
             let noted = connection.first_sequence();
             TcpState::of(connection.state()) == TcpState::SynRecv

@@ -481,11 +481,8 @@ impl Entry {
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
         // Relaxed: only the count is passed on, and `close` competes for the same field.
-        self.controlled
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                count.checked_add(1).filter(|&count| count != REMOVED)
-            })
-            .is_ok()
+        let more = |count: u32| count.checked_add(1).filter(|&count| count != REMOVED);
+        self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     /// Closes the entry as a controller: it admits no more connections. Succeeds once in a connection's life, and only

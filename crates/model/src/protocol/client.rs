@@ -96,12 +96,11 @@ impl Failure {
 ///
 /// ```no_run
 /// use std::path::Path;
-/// use xvs_model::protocol::client::{Client, DEFAULT_SOCKET, Director};
-/// use xvs_model::protocol::reply::Reply;
-/// use xvs_model::protocol::request::Request;
+/// use xvs_model::protocol::client::{Client, DEFAULT_SOCKET};
+/// use xvs_model::protocol::question;
 ///
 /// let mut client = Client::connect(Path::new(DEFAULT_SOCKET))?;
-/// let Reply::Status(status) = client.call(Request::Status)? else { panic!("not a status") };
+/// let status = question::status().ask(&mut client)?;
 /// assert!(status.warnings.is_empty(), "{:?}", status.warnings);
 /// # Ok::<(), xvs_model::protocol::client::Failure>(())
 /// ```

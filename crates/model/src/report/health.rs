@@ -17,7 +17,7 @@ use crate::duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthReport {
-    /// The path of the keepalived.conf.
+    /// The path of keepalived.conf.
     pub file: String,
     /// When the file was last read and accepted, in milliseconds since 1970.
     pub read_at_millis: u64,
@@ -94,7 +94,7 @@ pub struct RealServerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Weights {
-    /// The weight in the keepalived.conf.
+    /// The weight in keepalived.conf.
     pub operator: u32,
     /// The weight after health checks; `None`: it is removed from the service.
     pub health: Option<u32>,
@@ -248,11 +248,11 @@ pub enum CheckState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
-    /// The number of real servers of the keepalived.conf; one in two virtual servers counts twice.
+    /// The number of real servers of keepalived.conf; one in two virtual servers counts twice.
     pub real_servers: usize,
     /// The number of those real servers that are up.
     pub real_servers_up: usize,
-    /// The number of virtual servers of the keepalived.conf.
+    /// The number of virtual servers of keepalived.conf.
     pub virtual_servers: usize,
     /// The number of those virtual servers that have their quorum.
     pub virtual_servers_well: usize,

@@ -74,7 +74,7 @@ pub enum WarningKind {
     ServersNotAttached,
     /// Packets had no route, and the default route is by an interface that is not attached.
     DefaultRouteNotAttached,
-    /// The keepalived.conf was refused when it was last read.
+    /// keepalived.conf was refused when it was last read.
     KeepalivedRefused,
     /// A virtual server has no quorum.
     NoQuorum,
@@ -90,7 +90,7 @@ pub enum WarningKind {
     AgentExcess,
     /// A real server is down.
     ServerDown,
-    /// Statements of the keepalived.conf are not in force.
+    /// Statements of keepalived.conf are not in force.
     KeepalivedFaults,
     /// A service has FULLNAT real servers, and there is no local address of their family.
     NoLocalAddress,
@@ -168,9 +168,9 @@ pub enum WarningKind {
     QuicKey,
     /// A QUIC server ID chooses no real server.
     QuicServerId,
-    /// A command of the keepalived.conf was refused.
+    /// A command of keepalived.conf was refused.
     KeepalivedCommandRefused,
-    /// Services of the keepalived.conf were changed by hand.
+    /// Services of keepalived.conf were changed by hand.
     KeepalivedDrift,
     /// A daemon of synchronization has failed.
     SyncDaemonFailed,
