@@ -10,6 +10,7 @@
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
 
+#include "checksum.h"
 #include "hold.h"
 #include "maps.h"
 #include "packet.h"
@@ -68,20 +69,8 @@ struct {
 #define ECN 3
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
-/* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
-#define SUMMED 64
-#define SUMMED_MAX 2048
 /* As in src/burst/proof.rs. */
 #define PROOF_WINDOW (1 << 16)
-
-/* A ones' complement sum in one word, whatever the byte order of its words. */
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
 
 /* Whether a record still holds: nothing has changed since the worker's decision, and the hold is not over. */
 static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow, __u64 now)
@@ -162,12 +151,6 @@ static __always_inline __u64 with_response(__u64 word, __u64 used, __u64 now)
 	return word | (__u64)(code + 1) << XVS_FLOW_RESPONSE_SHIFT;
 }
 
-/* Applies an update to a checksum (RFC 1624 3, equation 3). */
-static __always_inline __u16 updated(__u16 field, __u64 sum)
-{
-	return ~folded((__u16)~field + sum);
-}
-
 /* Gives a packet the ports of its part, and updates its checksum. The fields are within the packet. */
 static __always_inline void readdress_transport(const struct xvs_flow_part *part, struct ports *ports, __u16 *checksum,
 						int is_tcp)
@@ -199,31 +182,6 @@ static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, cons
 			differs |= (source[word] ^ old->source[word]) | (dest[word] ^ old->dest[word]);
 	}
 	return !differs;
-}
-
-/* The sum of a datagram, of at most SUMMED_MAX bytes, all of which are there. The verifier checks a non-static function
- * only once.
- */
-__noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
-{
-	__u32 sum = 0, rest = len % SUMMED, at = offset + len - rest;
-	for (__u32 chunk = 0; chunk < SUMMED_MAX / SUMMED && chunk < len / SUMMED; chunk++) {
-		void *bytes = bytes_at(ctx, offset + chunk * SUMMED, SUMMED);
-		if (bytes)
-			sum = bpf_csum_diff(NULL, 0, bytes, SUMMED, sum);
-	}
-	for (__u32 word = 0; word < SUMMED / 4 && word < rest / 4; word++) {
-		void *bytes = bytes_at(ctx, at + word * 4, 4);
-		if (bytes)
-			sum = bpf_csum_diff(NULL, 0, bytes, 4, sum);
-	}
-	__u64 last = 0;
-	for (__u32 byte = 0; byte < 3 && byte < rest % 4; byte++) {
-		__u8 *bytes = bytes_at(ctx, at + rest / 4 * 4 + byte, 1);
-		if (bytes)
-			last |= (__u32)*bytes << 8 * byte;
-	}
-	return folded(sum + last);
 }
 
 /* Whether the frame has this length, or link padding behind it. Longer frames have no padding and may have several
