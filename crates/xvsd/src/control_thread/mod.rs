@@ -111,6 +111,8 @@ pub(crate) struct ControlThread {
     mark_warnings: Vec<Warning>,
     /// Why an interface that is back, or joined a bond, is not attached.
     attach_warnings: Vec<Warning>,
+    /// Whether this turn has answered a change, and so updated the facts.
+    has_answered_change: bool,
     /// Before the workers are started.
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
     /// Ended before the workers.
@@ -152,6 +154,7 @@ impl ControlThread {
             network_warnings: Vec::new(),
             mark_warnings: Vec::new(),
             attach_warnings: Vec::new(),
+            has_answered_change: false,
             start: None,
             sweeping: None,
             removals: 0,
@@ -205,7 +208,10 @@ impl ControlThread {
         self.confirm_neighbours();
         self.control.datapath().retry_refused();
         self.follow_losses();
-        self.update_facts();
+        // After a change they are those of this turn already; what has followed since is in the next turn's.
+        if !mem::take(&mut self.has_answered_change) {
+            self.update_facts();
+        }
     }
 
     /// Answers a request of this client, or of xvsd itself, and records what it changes.
@@ -229,6 +235,7 @@ impl ControlThread {
         self.shared.events.record_all(Kind::Change, self.control.epoch(), requester, changes);
         if request.access() == Access::Change {
             self.update_facts();
+            self.has_answered_change = true;
         }
         answer
     }
