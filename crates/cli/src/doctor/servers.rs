@@ -244,7 +244,8 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
         let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
             let mut keys = facts.services.iter().map(|service| service.key);
             keys.any(|key| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr))
-        }).map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
+        });
+        let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
         let found = format!(
             "its real servers by FULLNAT need a local address, and there is none: clients get no answer; give the rules \
              the line `#xvs laddr add {usable}`"

@@ -86,10 +86,11 @@ impl<D: Datapath> Control<D> {
         });
         let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
             let state = self.state.service(&service);
-            server_ids.into_iter().filter(move |row| {
+            let faulty = server_ids.into_iter().filter(move |row| {
                 let mut known = state.into_iter().flat_map(|state| &state.destinations);
                 known.any(|known| known.endpoint.addr == row.server.addr)
-            }).filter_map(move |ServerIdRow { id, server, fault }| {
+            });
+            faulty.filter_map(move |ServerIdRow { id, server, fault }| {
                 let why = fault?;
                 let text = format!(
                     "{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"

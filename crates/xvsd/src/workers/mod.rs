@@ -241,15 +241,10 @@ impl Workers {
 
     /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
     pub(crate) fn prepare_memory(&mut self) {
-        let memory = self.shares.iter().map_while(|share| {
-            let links: Vec<_> = self
-                .attached
-                .iter()
-                .zip(share)
-                .map(|(attached, queues)| Queues { attached, queues })
-                .collect();
-            PacketMemory::create(&links, self.rings).ok()
-        });
+        let memory = self
+            .shares
+            .iter()
+            .map_while(|share| PacketMemory::create(&queues(&self.attached, share), self.rings).ok());
         self.memory = memory.collect();
     }
 
@@ -275,12 +270,7 @@ impl Workers {
         self.shared_cores.warn(self.shares.len());
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
-            let links: Vec<_> = self
-                .attached
-                .iter()
-                .zip(share)
-                .map(|(attached, queues)| Queues { attached, queues })
-                .collect();
+            let links = queues(&self.attached, share);
             let mut sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
             if self.poll != Poll::Sleep
                 && let Err(error) = sockets.prefer_busy_polling()
@@ -533,6 +523,11 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
     let queues: Vec<_> =
         attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
     Ok(placement::shares(&queues, workers, cores_available())?)
+}
+
+/// A worker's share of the queues of each attached interface.
+fn queues<'a>(attached: &'a [Attached], share: &'a [Vec<u32>]) -> Vec<Queues<'a>> {
+    attached.iter().zip(share).map(|(attached, queues)| Queues { attached, queues }).collect()
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
