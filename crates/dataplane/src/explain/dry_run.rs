@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xvs_proto::{FlowKey, HashSecret, LinkId, Packet, icmp, quoted};
+use xvs_xdp::FrameLayout;
 
-use super::{LAYOUT, Live};
+use super::{LAYOUT, Live, SHORTEST_FRAGMENT};
 use crate::burst::Context;
 use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
@@ -67,7 +68,9 @@ impl DryRun {
         let flows = Flows::new(0, handle, counters.clone(), SharedStats::new(1), ids);
         let transmitter = Transmitter::new(counters, Arc::new(Unresolved::new(1)), own_ids);
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
-        let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
+        let fragments_at_most = frame.len() as u32 / SHORTEST_FRAGMENT;
+        let layout = FrameLayout { frames: LAYOUT.frames + fragments_at_most, ..LAYOUT };
+        let mut port = MemoryPort::new(layout, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
         let mut run = Self {
             pipeline: Pipeline::new(flows, transmitter, fragments),

@@ -160,8 +160,11 @@ impl Caveat {
 /// services.
 pub const FRAME_BYTES: usize = (LAYOUT.frame_size_bytes - LAYOUT.headroom_bytes) as usize;
 
-/// Frames that contain any packet of the usual MTUs in one buffer, enough for a packet and all its fragments.
-const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 16 << 10, headroom_bytes: 256, frames: 256 };
+/// Frames that contain any packet of the usual MTUs in one buffer, and more than the pipeline takes for one packet that
+/// it does not fragment.
+const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 16 << 10, headroom_bytes: 256, frames: 8 };
+/// The shortest payload of a fragment that is not the last: that of IPv4's least MTU, 68 bytes (RFC 791, section 3.2).
+const SHORTEST_FRAGMENT: u32 = 48;
 /// Maximum number of runs of the stages: one for each local port that FULLNAT may try, and one that finds no further
 /// miss.
 const RUNS: usize = 80;
