@@ -246,10 +246,15 @@ impl<'a> Director<'a> {
     ) -> Self {
         let mut command = cluster.command(host, "env");
         command.args(variables).arg(program("xvsd")).args(arguments);
-        // A test that drops a director expects the kernel to have its packets.
-        let in_file = |name: &&str| fs::read_to_string(name).is_ok_and(|text| text.contains("hold = "));
-        if !arguments.contains(&"--hold") && !arguments.iter().any(in_file) {
-            command.args(["--hold", "0"]);
+        // A test that drops a director expects the kernel to have its packets. A table of the usual size takes longer to
+        // allocate than all else at the start.
+        for (option, key, value) in
+            [("--hold", "hold = ", "0"), ("--conn-table-size", "conn_table_size = ", "65536")]
+        {
+            let in_file = |name: &&str| fs::read_to_string(name).is_ok_and(|text| text.contains(key));
+            if !arguments.contains(&option) && !arguments.iter().any(in_file) {
+                command.args([option, value]);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
