@@ -64,10 +64,10 @@ fn a_dropped_cluster_leaves_no_namespace_no_process_and_no_file() {
 fn a_host_has_a_bpffs_of_its_own_also_where_the_machine_has_one_as_systemd_mounts_it() {
     let cluster = Cluster::up(Layout::default());
     let machine = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; mount -t bpf bpf /sys/fs/bpf; \
-                   mkdir /sys/fs/bpf/machine; exec sh \"$@\" ls /sys/fs/bpf";
+                   mkdir /sys/fs/bpf/machine; exec \"$@\" ls /sys/fs/bpf";
     let mut list = cluster.command(Host::Director, "sh");
     list.args(["-c", machine, "sh"]);
-    list.arg(cluster.state().join("enter")).arg(cluster.state().join(Host::Director.name()));
+    list.arg(cluster.state().join("enter")).arg(cluster.state()).arg(Host::Director.name());
     let names = cluster::succeed(&mut list);
     assert!(!names.contains("machine"), "{names}");
 }

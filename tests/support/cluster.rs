@@ -100,8 +100,6 @@ impl Default for Layout {
 pub struct Cluster {
     name: String,
     state: PathBuf,
-    /// Arguments of unshare(1) for a command.
-    unshare: String,
 }
 
 impl Cluster {
@@ -121,8 +119,7 @@ impl Cluster {
             command.arg("--generic");
         }
         let state = PathBuf::from(succeed(&mut command).trim_end());
-        let unshare = fs::read_to_string(state.join("unshare")).expect("netlab wrote the file");
-        Self { name, state, unshare }
+        Self { name, state }
     }
 
     /// Adds a second director.
@@ -171,14 +168,8 @@ impl Cluster {
     /// A program for one of the hosts; the cluster ends it if it still runs then.
     pub fn command(&self, host: Host, program: impl AsRef<Path>) -> Command {
         // As `netlab exec` does, without its shell: a test runs hundreds of commands.
-        let mut command = Command::new("nsenter");
-        command.env_remove("XVS_SOCKET").arg(format!("--net=/run/netns/{}", self.namespace(host)));
-        command.arg("unshare").args(self.unshare.split_whitespace());
-        command
-            .arg("sh")
-            .arg(self.state.join("enter"))
-            .arg(self.state.join(host.name()))
-            .arg(program.as_ref());
+        let mut command = Command::new(self.state.join("enter"));
+        command.env_remove("XVS_SOCKET").arg(&self.state).arg(host.name()).arg(program.as_ref());
         command
     }
 
