@@ -23,12 +23,10 @@ mod path;
 pub mod path_mtu;
 mod routes;
 mod tunnel;
-mod unresolved;
 
-pub use self::next_hop::Hop;
+pub use self::next_hop::{Hop, Unresolved, UnresolvedHop};
 pub use self::path::Path;
 pub use self::tunnel::{Encapsulation, Tunnel};
-pub use self::unresolved::{Unresolved, UnresolvedHop};
 
 /// The look-up tables of one [`Network`].
 #[derive(Debug, Default)]

@@ -1,8 +1,11 @@
-//! Next hops: the link and link addresses of packets, and whether packets were sent there.
+//! Next hops: the link and link addresses of packets, whether packets were sent there, and next hops whose link address
+//! is unknown.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam::queue::ArrayQueue;
 use xvs_proto::plain::LinkAddresses;
 use xvs_proto::{LinkId, MacAddr, ethernet};
 
@@ -61,4 +64,19 @@ impl Used {
         // Relaxed: a worker that sets it now sets it again with its next packet.
         self.0.swap(false, Ordering::Relaxed)
     }
+}
+
+/// Next hops without a link address, for the control thread to resolve. A full queue refuses new entries; the next
+/// packet adds them again.
+pub type Unresolved = ArrayQueue<(LinkId, IpAddr)>;
+
+/// The next hop of a packet that waits for its link address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnresolvedHop {
+    /// The link to leave by.
+    pub link: LinkId,
+    /// The address of the neighbour.
+    pub addr: IpAddr,
+    /// The largest packet on the path, in bytes without link header.
+    pub mtu: u32,
 }

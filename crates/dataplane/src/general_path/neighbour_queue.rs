@@ -4,7 +4,7 @@
 //! except for that address, in the frame in which it was received. Packets leave in the order of arrival. No packet
 //! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, [`PER_NEXT_HOP`] for one next hop; further packets
 //! are refused: the first packet of a connection is sent rather than a repetition. Cost: a look-up for each waiting
-//! packet after a publication, otherwise a comparison. The kernel resolves the next hop (`egress/unresolved.rs`).
+//! packet after a publication, otherwise a comparison. The kernel resolves the next hop (`egress/next_hop.rs`).
 
 use std::time::Duration;
 
