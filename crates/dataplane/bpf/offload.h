@@ -69,7 +69,7 @@ struct {
 #define ECN 3
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
-/* As in src/burst/proof.rs. */
+/* As in src/burst/handshake.rs. */
 #define PROOF_WINDOW (1 << 16)
 
 /* Whether a record still holds: nothing has changed since the worker's decision, and the hold is not over. */

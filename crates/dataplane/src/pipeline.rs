@@ -9,58 +9,50 @@ mod run;
 pub use self::run::Pipeline;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, FramedPacket, forward, proof, response, state, unanswered};
+use crate::burst::{Context, FramedPacket, handshake, state};
 use crate::conn::{ConnId, Direction};
-use crate::forward::{Ends, is_refused};
-use crate::general_path::syn_proxy::handshake::{self, Step};
-use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
-use crate::new_connection::connect::connect;
-use crate::new_connection::insert::Begun;
+use crate::forward::{self, Ends, is_refused};
+use crate::general_path::syn_proxy::{self, Step};
+use crate::general_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
+use crate::new_connection::connect::{Begun, connect};
 use crate::new_connection::{bypass, limit, one_packet, service};
 use crate::offload;
 use crate::verdict::Verdict;
 
 /// Processes a whole packet: unless a list or a limit on SYNs refuses it, its connection is looked up, or created.
-fn process(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
-    mss::clamp_own(&mut p);
+fn process(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) -> Verdict {
+    mss::clamp_own(p);
     let refused = cx.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash));
-    if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, cx)) {
+    if let Some(reason) = refused.or_else(|| limit::refuses_syn(p, cx)) {
         return Verdict::Drop(reason);
     }
-    match lookup::find(flows, &p, cx) {
-        Found::Request(id) => request(flows, p, id, cx),
-        Found::Reply(id) => reply(flows, p, id, cx),
-        Found::Nothing => begin(flows, p, cx),
+    match lookup::find(flows, p, cx) {
+        Found::Request(id) => from_client(flows, p, id, cx),
+        Found::Reply(id) => to_client(flows, p, id, cx),
+        Found::Nothing => begin_connection(flows, p, cx),
         Found::NoDestination(id) => no_destination::refuse(flows, p, id, cx),
-        Found::Kernel => vip_probe::take_reply(&p, cx).unwrap_or(Verdict::PassToKernel),
+        Found::Kernel => vip_probe::take_reply(p, cx).unwrap_or(Verdict::PassToKernel),
     }
 }
 
 /// Processes a packet without a connection, which may begin one to the service for its mark or destination.
-fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
-    if handshake::may_take(p.packet, cx)
-        && let Some(verdict) = shake_hands(flows, &mut p, None, cx)
+fn begin_connection(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) -> Verdict {
+    if syn_proxy::may_take(p.packet, cx)
+        && let Some(verdict) = shake_hands(flows, p, None, cx)
     {
         return verdict;
     }
     let begun = service::find(p.packet, p.link, cx.snapshot).and_then(|marked| {
-        let admitted = flows.defence.admit(&cx.snapshot.settings);
-        admitted
-            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx))
-            .or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
+        connect(flows, p, marked, cx).or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
     });
     match begun {
         Ok(Begun::Connection(id) | Begun::Existing(id)) => {
-            let link = p.link;
-            let packet = p.packet;
-            let verdict = request(flows, p, id, cx);
-            offload::begin::begin_first(flows, id, link, packet, cx);
+            let verdict = from_client(flows, p, id, cx);
+            offload::begin::begin_first(flows, id, p.link, p.packet, cx);
             verdict
         }
         Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p, &ends, id, cx),
-        Err(verdict) => {
-            vip_probe::take_reply(&p, cx).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
-        }
+        Err(verdict) => vip_probe::take_reply(p, cx).unwrap_or_else(|| service::refuse(p, verdict)),
     }
 }
 
@@ -73,78 +65,74 @@ fn shake_hands(
     id: Option<ConnId>,
     cx: Context<'_>,
 ) -> Option<Verdict> {
-    Some(match handshake::take(flows, p, id, cx)? {
+    Some(match syn_proxy::take(flows, p, id, cx)? {
         Step::Decided(verdict) => verdict,
-        Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, cx),
+        Step::Written(id, written) => from_proxy(flows, &mut written.packet(p.frame, p.link), id, cx),
     })
 }
 
 /// Sends a destination a packet that the SYN proxy has written.
-fn send_written(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
-    let verdict = send_request(flows, p, id, cx);
+fn from_proxy(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    let verdict = to_destination(flows, p, id, cx);
     syn_proxy::wait(&mut flows.table, id, cx.now);
     verdict
 }
 
-/// Processes a packet from the client of a connection.
-fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
-    if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, cx) }
+/// Processes a packet from the client of a connection. While the SYN proxy waits for the destination, it ends here.
+fn from_client(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    if syn_proxy::is_awaited(flows, id) { Verdict::Consumed } else { to_destination(flows, p, id, cx) }
 }
 
-fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+/// Sends a client's packet to the destination of its connection.
+fn to_destination(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let Some(destination) = cx.snapshot.destination_for(p.link, &connection) else {
-        return no_destination::request(flows, p, id, cx);
+        return no_destination::send(flows, p, id, cx);
     };
     let ends = Ends::of(&connection);
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
     flows.tally(id, Direction::Inbound, p.packet.length(), cx.now);
-    proof::request(&p, &connection);
-    unanswered::count(&p, &connection, destination, cx);
-    let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);
-    let packet = reset.as_ref().unwrap_or(p.packet);
-    state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), cx);
-    mss::clamp_request(p.frame, packet, &ends, destination, cx);
-    syn_proxy::to_server(p.frame, packet, &flows.table.connection(id));
-    ftp::request(flows, p.frame, packet, id, cx);
+    handshake::request(p, &connection, destination, cx);
+    let reset = reset::apply(&mut flows.answers, p, &connection, cx);
+    let mut p = p.with(reset.as_ref());
+    state::advance(flows, id, p.packet, Direction::Inbound, Some(&destination.live), cx);
+    mss::clamp_request(&mut p, &ends, destination, cx);
+    syn_proxy::to_server(&mut p, &flows.table.connection(id));
+    ftp::request(flows, &mut p, id, cx);
     let connection = flows.table.connection(id);
-    let changed = client_address::add(p.frame, packet, &connection, destination, cx.now, &flows.counters);
+    let changed = client_address::add(&mut p, &connection, destination, cx.now, &flows.counters);
     flows.announce(id, cx);
     match changed {
-        Ok(changed) => {
-            let packet = changed.as_ref().unwrap_or(packet);
-            forward::request(flows, p.frame, p.link, packet, &ends, destination, cx)
-        }
+        Ok(changed) => flows.forward(&mut p.with(changed.as_ref()), &ends, destination, cx),
         Err(reason) => Verdict::Drop(reason),
     }
 }
 
-/// Processes a packet to the client of a connection.
-fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
-    if handshake::is_awaited(flows, id)
-        && let Some(verdict) = shake_hands(flows, &mut p, Some(id), cx)
+/// Sends a destination's packet to the client of its connection.
+fn to_client(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    if syn_proxy::is_awaited(flows, id)
+        && let Some(verdict) = shake_hands(flows, p, Some(id), cx)
     {
         return verdict;
     }
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.of(&connection);
-    proof::reply(&p, &connection);
-    response::reply(flows, p.packet, id, destination, cx);
-    let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);
-    let packet = reset.as_ref().unwrap_or(p.packet);
-    let path = forward::path_to_client(&p, &ends, cx);
-    mss::clamp_reply(p.frame, packet, &ends, destination, path, cx);
-    client_address::remove(p.frame, packet, &connection);
-    let changed = ftp::reply(flows, p.frame, packet, id, path, cx);
-    let packet = changed.as_ref().unwrap_or(packet);
+    handshake::reply(flows, p, &connection, destination, cx);
+    let reset = reset::apply(&mut flows.answers, p, &connection, cx);
+    let path = cx.snapshot.path_to_client(p.link, p.packet, &ends, p.hash);
+    let mut p = p.with(reset.as_ref());
+    mss::clamp_reply(&mut p, &ends, destination, path, cx);
+    client_address::remove(&mut p, &connection);
+    let changed = ftp::reply(flows, &mut p, id, path, cx);
+    let mut p = p.with(changed.as_ref());
     let connection = flows.table.connection(id);
-    syn_proxy::to_client(p.frame, packet, &connection);
-    let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path, &mut flows.ids);
+    syn_proxy::to_client(&mut p, &connection);
+    let verdict = forward::reply(p.frame, p.link, p.packet, &ends, path, &mut flows.ids);
     match is_refused(verdict) {
-        true => syn_proxy::restore(p.frame, packet, &connection),
-        false => state::advance_on_reply(flows, id, packet, destination, cx),
+        true => syn_proxy::restore(&mut p, &connection),
+        false => state::advance_on_reply(flows, id, p.packet, destination, cx),
     }
     verdict
 }

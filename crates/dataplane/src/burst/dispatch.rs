@@ -8,7 +8,7 @@ use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
 use super::classify::Class;
-use super::context::Context;
+use super::context::{Context, FramedPacket};
 use super::flows::Flows;
 use super::record::{Decided, Step};
 use super::transmit::Transmitter;
@@ -16,7 +16,7 @@ use crate::conn::ConnId;
 use crate::general_path::icmp_error::{self, ErrorAction};
 use crate::general_path::icmp_originate::IcmpError;
 use crate::general_path::reassembly::{Datagram, Reassembly};
-use crate::general_path::syn_proxy::handshake::{self, Written};
+use crate::general_path::syn_proxy::{self, Written};
 use crate::general_path::{no_destination, vip_probe};
 use crate::port::{Port, Received, write_back};
 use crate::verdict::{DropReason, Verdict};
@@ -89,7 +89,8 @@ impl Dispatch<'_> {
             self.reassembly.put_back(joined.frame);
             return if fits { verdict } else { Verdict::Drop(DropReason::NoHeadroom) };
         }
-        match icmp_error::process(self.flows, frame, *link, packet, self.cx) {
+        let mut p = FramedPacket { frame, link: *link, packet, hash: 0, is_reassembled: false };
+        match icmp_error::process(self.flows, &mut p, self.cx) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);
@@ -116,7 +117,7 @@ impl Dispatch<'_> {
                 self.flows.unanswered_syns.clear();
                 return None;
             };
-            match handshake::syn(self.flows, &mut frame, id) {
+            match syn_proxy::syn(self.flows, &mut frame, id) {
                 Some(syn) => return Some((id, frame, syn)),
                 None => self.transmitter.carry_out_made(frame, Verdict::Consumed, port),
             }

@@ -14,7 +14,7 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
-use super::{response, state};
+use super::{handshake, state};
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Life};
@@ -95,7 +95,7 @@ impl<'a> FastPath<'a> {
             return None;
         };
         if !is_inbound && !plain.is_tcp() && connection.awaits_reply() {
-            response::datagram(flows, id, self.cx);
+            handshake::datagram(flows, &connection, self.cx);
         }
         let packets = is_inbound.then(|| connection.count_in_packet());
         let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
@@ -241,7 +241,7 @@ fn told_state(connection: &Connection<'_>, life: Life) -> u8 {
     if life.is_offloaded() { connection.state() } else { life.state() }
 }
 
-/// Whether a client's packet may be the proof for which `burst/proof.rs` waits.
+/// Whether a client's packet may be the proof for which `burst/handshake.rs` waits.
 #[inline]
 fn may_be_proven(connection: &Connection<'_>) -> bool {
     !connection.flags().contains(Flags::PROVEN) && connection.destination_sequence() != 0

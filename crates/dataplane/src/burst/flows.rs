@@ -4,22 +4,24 @@
 
 use std::sync::Arc;
 
-use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_proto::{FlowKey, LinkId, Packet, Protocol};
 use xvs_xdp::BURST;
 
+use super::context::{Context, FramedPacket};
 use super::deferred::Deferred;
 use super::replaced::Replaced;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Direction, TableWorker};
+use crate::conn::{Complete, ConnId, Direction, Inserted, NewConnection, TableWorker};
 use crate::counters::{SharedStats, Stats, StatsValues, WorkerCounters};
-use crate::forward::{Ends, Identification};
+use crate::forward::{Ends, Identification, Outer, by_method};
 use crate::general_path::tcp_originate::Answer;
-use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
+use crate::new_connection::limit::Defence;
 use crate::offload::{Offload, Offloader};
 use crate::random::Random;
 use crate::snapshot::local_addresses::LocalCursor;
-use crate::snapshot::{Destination, DestinationId, Snapshot};
+use crate::snapshot::{Destination, DestinationId, Encapsulation, Snapshot};
+use crate::verdict::Verdict;
 
 /// One worker's connections and its state beside the table.
 pub struct Flows {
@@ -122,6 +124,44 @@ impl Flows {
     /// Whether a packet is a connection's reply to its client.
     pub(crate) fn is_reply(&self, packet: &Packet, hash: u64) -> bool {
         matches!(self.table.find(&packet.connection_key(), hash), Some((_, Direction::Outbound)))
+    }
+
+    /// Inserts a connection or template. If the table is full, evicts another one.
+    pub(crate) fn insert(
+        &mut self,
+        new: &NewConnection,
+        complete: Complete<'_>,
+        cx: Context<'_>,
+    ) -> Inserted {
+        self.eviction.insert(&mut self.table, new, complete, &self.counters, cx)
+    }
+
+    /// Forwards a client's packet to a destination.
+    #[inline]
+    pub(crate) fn forward(
+        &mut self,
+        p: &mut FramedPacket<'_>,
+        ends: &Ends,
+        destination: &Destination,
+        cx: Context<'_>,
+    ) -> Verdict {
+        if p.link == LinkId::LOOPBACK && !ends.method.masquerades() {
+            // A client on the director has the virtual address, so a reply to the client would not leave the real
+            // server.
+            return Verdict::PassToKernel;
+        }
+        let outer = Outer {
+            tunnel: destination.tunnel,
+            pmtu_disc: cx.snapshot.settings.pmtu_disc,
+            path_mtu: &destination.path_mtu,
+            now: cx.now,
+            flow_hash: match destination.tunnel.encapsulation {
+                Encapsulation::Gue { .. } => self.table.hash(&p.packet.flow),
+                Encapsulation::Ip | Encapsulation::Gre(_) => 0,
+            },
+            ids: &mut self.ids,
+        };
+        by_method(p.frame, p.link, p.packet, ends, destination.path, &cx.snapshot.egress, outer)
     }
 
     /// Counts an ICMP error sent to the client of a connection, as IPVS does for the director's errors that pass its

@@ -8,9 +8,8 @@
 
 use xvs_proto::{Family, Packet, Protocol};
 
-use super::context::Context;
+use super::context::{Context, FramedPacket};
 use super::flows::Flows;
-use super::framed_packet::FramedPacket;
 use super::state;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;

@@ -6,22 +6,18 @@ mod fast_path;
 mod record;
 
 pub mod classify;
-pub(crate) mod forward;
+pub(crate) mod handshake;
 pub(crate) mod lookup;
-pub(crate) mod proof;
-pub(crate) mod response;
 pub(crate) mod state;
-pub(crate) mod unanswered;
 
 pub(crate) mod dispatch;
 pub mod transmit;
 
 mod expiry;
 pub mod flows;
-pub(crate) mod framed_packet;
 mod replaced;
 
 pub use self::context::Context;
-pub(crate) use self::framed_packet::FramedPacket;
+pub(crate) use self::context::FramedPacket;
 pub(crate) use self::record::Forwarding;
 pub use self::record::{Burst, Step};

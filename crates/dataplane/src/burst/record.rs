@@ -12,10 +12,9 @@ use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tc
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
-use super::context::Context;
+use super::context::{Context, FramedPacket};
 use super::fast_path::{FastPath, PlainPacket};
 use super::flows::Flows;
-use super::framed_packet::FramedPacket;
 use crate::conn::{Candidate, ConnId, Direction};
 use crate::general_path::reassembly::Reassembly;
 use crate::port::{Port, Received, write_back};

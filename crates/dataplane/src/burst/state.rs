@@ -9,7 +9,7 @@ use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 use super::context::Context;
 use super::deferred::Deferred;
 use super::flows::Flows;
-use super::unanswered::is_beside_its_destination;
+use super::handshake::is_beside_its_destination;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{

@@ -3,7 +3,7 @@
 use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
-use super::admission::{admit_request, strip};
+use super::steps::{admit_request, strip};
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 

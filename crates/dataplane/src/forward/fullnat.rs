@@ -10,15 +10,15 @@ use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet, ipv6};
 use xvs_xdp::Frame;
 
-use super::admission::{admit_request, strip};
 use super::ends::Ends;
 use super::identification::Identification;
 use super::nat::{End, rewrite};
+use super::steps::{admit_request, strip};
 use super::translate;
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
-pub(super) fn send_request(
+pub(super) fn send(
     frame: &mut Frame,
     packet: &Packet,
     ends: &Ends,

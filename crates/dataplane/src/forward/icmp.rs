@@ -12,11 +12,10 @@ use xvs_proto::{Endpoint, Family, LinkId, Packet, icmp, icmpv6};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use super::admission::{admit_reply, admit_request, strip};
 use super::ends::Ends;
 use super::identification::Identification;
 use super::nat::{End, set_address};
-use super::next_hop::{finish, hop};
+use super::steps::{admit_reply, admit_request, finish, hop, strip};
 use super::{local, translate};
 use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};

@@ -4,10 +4,9 @@
 //! size, rewriting. A method edits the packet from the network header on. The link header is written here, for the link
 //! on which the packet leaves, without a VLAN tag.
 
-mod admission;
 mod ends;
 mod identification;
-mod next_hop;
+mod steps;
 
 mod dr;
 mod fullnat;
@@ -23,21 +22,19 @@ use xvs_proto::{LinkId, Packet};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use self::admission::{admit_reply, check_size, strip};
-use self::next_hop::{finish, hop};
+use self::steps::{admit_reply, check_size, finish, hop, strip};
 use crate::egress::{Egress, Path};
 use crate::verdict::{DropReason, Verdict};
 
-pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
-pub use self::next_hop::{leave, link_header};
+pub use self::steps::{decrement_ttl, leave, link_header};
 pub(crate) use self::translate::{length_towards, send_plain, sender_mtu};
 pub(crate) use self::tunnel::{FlowHeaders, Template};
 pub use self::tunnel::{Outer, overhead, room};
 
-/// Sends a client's packet, received on `link`, to the connection's destination.
-pub fn request(
+/// Sends a client's packet, received on `link`, to the connection's destination by the connection's method.
+pub fn by_method(
     frame: &mut Frame,
     link: LinkId,
     packet: &Packet,
@@ -51,11 +48,11 @@ pub fn request(
     }
     let sent = hop(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop),
-        ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop),
+        ForwardingMethod::Nat => nat::send(frame, packet, ends, hop),
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::FullNat => {
             let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
-            fullnat::send_request(frame, packet, ends, local, hop, outer.ids)
+            fullnat::send(frame, packet, ends, local, hop, outer.ids)
         }
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });

@@ -13,8 +13,8 @@ use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sctp, tcp, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use super::admission::{admit_request, strip};
 use super::ends::Ends;
+use super::steps::{admit_request, strip};
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
@@ -25,12 +25,7 @@ pub(super) enum End {
     Dest,
 }
 
-pub(super) fn send_request(
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    hop: Hop,
-) -> Result<Hop, DropReason> {
+pub(super) fn send(frame: &mut Frame, packet: &Packet, ends: &Ends, hop: Hop) -> Result<Hop, DropReason> {
     admit_request(frame, packet, hop.mtu)?;
     rewrite(frame, packet, [(End::Dest, ends.dest)]);
     strip(frame, packet);

@@ -16,10 +16,10 @@ use xvs_proto::plain::LinkAddresses;
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Plain, ethernet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
-use super::admission::check_ttl;
 use super::identification::Identification;
 use super::nat::update_checksum;
 use super::network_header::{Addresses, Fields};
+use super::steps::check_ttl;
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 

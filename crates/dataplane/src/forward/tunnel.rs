@@ -15,10 +15,10 @@ use xvs_proto::{Endpoint, Family, Packet, Protocol, gre, gue, ipv6, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use super::admission::{check_size, check_ttl, decrement_ttl, strip};
 use super::ends::Ends;
 use super::identification::Identification;
 use super::network_header::{Addresses, Fields};
+use super::steps::{check_size, check_ttl, decrement_ttl, strip};
 use crate::clock::Millis;
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Encapsulation, Hop, Tunnel};

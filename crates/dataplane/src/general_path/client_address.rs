@@ -24,6 +24,7 @@ use xvs_proto::{Endpoint, Family, Packet, Protocol, proxy, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::mss;
+use crate::burst::context::FramedPacket;
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
@@ -35,24 +36,23 @@ use crate::verdict::DropReason;
 const TOA: u8 = 254;
 
 /// Adds the client's address to a client's packet that is not rewritten yet. Returns the changed packet, whose headers
-/// are at the same positions in the frame; `None` if `packet` still describes the frame.
+/// are at the same positions in the frame; `None` if `p.packet` still describes the frame.
 ///
 /// # Errors
 ///
 /// A datagram has no room for the header, and is as it was received.
 #[inline]
 pub(crate) fn add(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     connection: &Connection<'_>,
     destination: &Destination,
     now: Millis,
     counters: &WorkerCounters,
 ) -> Result<Option<Packet>, DropReason> {
-    match packet.flow.protocol {
+    match p.packet.flow.protocol {
         _ if !lengthens(connection) => Ok(None),
-        Protocol::TCP => Ok(before_stream(frame, packet, connection, destination, now, counters)),
-        Protocol::UDP => before_datagram(frame, packet, connection, destination, now),
+        Protocol::TCP => Ok(before_stream(p, connection, destination, now, counters)),
+        Protocol::UDP => before_datagram(p, connection, destination, now),
         // ESP and AH of a connection of UDP.
         _ => Ok(None),
     }
@@ -61,16 +61,15 @@ pub(crate) fn add(
 /// Puts the header before the data of a datagram.
 #[inline(never)]
 fn before_datagram(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     connection: &Connection<'_>,
     destination: &Destination,
     now: Millis,
 ) -> Result<Option<Packet>, DropReason> {
+    let packet = p.packet;
     let Some(hop) = destination.path.hop().filter(|_| packet.ttl > 1) else { return Ok(None) };
-    let segment = &frame.bytes()[packet.transport..packet.end];
-    let length = tcp::word(segment, udp::field::LENGTH.start);
-    if !(udp::HEADER_LEN..=segment.len()).contains(&usize::from(length)) {
+    let length = tcp::word(p.transport(), udp::field::LENGTH.start);
+    if !(udp::HEADER_LEN..=packet.end - packet.transport).contains(&usize::from(length)) {
         // The server discards it.
         return Ok(None);
     }
@@ -90,8 +89,7 @@ fn before_datagram(
         let told = sender.saturating_sub(len as u32).max(least);
         return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
     }
-    let changed = insert(frame, packet, packet.transport + udp::HEADER_LEN, &header[..len])
-        .ok_or(DropReason::NoHeadroom)?;
+    let changed = insert(p, udp::HEADER_LEN, &header[..len]).ok_or(DropReason::NoHeadroom)?;
     // Then the director fragments it.
     Ok(Some(Packet { dont_fragment: packet.dont_fragment && !is_too_big, ..changed }))
 }
@@ -99,36 +97,35 @@ fn before_datagram(
 // Not inlined, to keep the path of other packets short.
 #[inline(never)]
 fn before_stream(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     connection: &Connection<'_>,
     destination: &Destination,
     now: Millis,
     counters: &WorkerCounters,
 ) -> Option<Packet> {
+    let packet = p.packet;
     let flags = connection.flags();
     // A packet that is not sent stays unchanged, because an ICMP error may quote it.
     let hop = destination.path.hop()?;
-    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-    let header_len = tcp::header_len(segment)?;
+    let header_len = tcp::header_len(p.transport())?;
     let most = (hop.mtu as usize).min(usize::from(u16::MAX));
     let len = forward::length_towards(packet, destination.endpoint.family());
     let room = most.min(destination.path_mtu.at(now) as usize).saturating_sub(len);
     if packet.ttl <= 1 || packet.dont_fragment && len > most {
         return None;
     }
-    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+    let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         connection.set_first_sequence(sequence.wrapping_add(1));
         let _ = connection.clear_flags(Flags::PROXY_ACKNOWLEDGED);
         // Data in the SYN would come before the header.
-        return flags.contains(Flags::PROXY).then(|| without_data(frame, packet, header_len, &[]));
+        return flags.contains(Flags::PROXY).then(|| without_data(p, header_len, &[]));
     }
     let at_first = sequence == connection.first_sequence();
     let by = proxy_len(connection);
     match at_first && !flags.contains(Flags::PROXY_ACKNOWLEDGED) {
         false if flags.contains(Flags::PROXY) => {
-            tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
+            tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
             return None;
         }
         false => return None,
@@ -136,22 +133,20 @@ fn before_stream(
         // expects the first byte.
         true if packet.tcp_flags.has(tcp::Flags::RST) => {
             if packet.tcp_flags.has(tcp::Flags::ACK) && flags.contains(Flags::PROXY) {
-                tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
+                tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
             }
             return None;
         }
-        true if flags.contains(Flags::TOA) => {
-            return with_option(frame, packet, connection.client(), room, counters);
-        }
+        true if flags.contains(Flags::TOA) => return with_option(p, connection.client(), room, counters),
         true => {}
     }
     let mut header = [0; proxy::MAX_LEN];
-    let protocol = packet.flow.protocol;
-    let len = proxy::emit(&mut header, protocol, connection.client(), connection.virtual_endpoint());
-    let header = &header[..len];
+    let len = proxy::emit(&mut header, Protocol::TCP, connection.client(), connection.virtual_endpoint());
     // No byte may be sent before the header.
-    let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
-    with.or_else(|| Some(without_data(frame, packet, header_len, header)))
+    (room >= len)
+        .then(|| insert(p, header_len, &header[..len]))
+        .flatten()
+        .or_else(|| Some(without_data(p, header_len, &header[..len])))
 }
 
 /// The length of a connection's PROXY header, in bytes.
@@ -166,25 +161,25 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
 
 /// Subtracts the length of the PROXY header from the numbers of a reply that is not rewritten yet.
 #[inline]
-pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+pub(crate) fn remove(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
     if connection.flags().contains(Flags::PROXY) {
-        lower_numbers(frame, packet, connection);
+        lower_numbers(p, connection);
     }
 }
 
 #[inline(never)]
-fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
-    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+fn lower_numbers(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
+    let flags = p.packet.tcp_flags;
+    let segment = p.transport_mut();
     let by = proxy_len(connection);
-    if packet.tcp_flags.has(tcp::Flags::SYN) {
+    if flags.has(tcp::Flags::SYN) {
         mss::reduce(segment, by as u16);
     }
-    if !packet.tcp_flags.has(tcp::Flags::ACK) {
+    if !flags.has(tcp::Flags::ACK) {
         return;
     }
-    let first = connection.first_sequence();
-    let number = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start);
-    let beyond = number.wrapping_sub(first);
+    let beyond =
+        tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start).wrapping_sub(connection.first_sequence());
     if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) {
         let _ = connection.set_flags(Flags::PROXY_ACKNOWLEDGED);
     }
@@ -213,8 +208,7 @@ fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
 
 /// Inserts the client's address before all other options of a segment, as LVS does; `None` if there is no room.
 fn with_option(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     client: Endpoint,
     room: usize,
     counters: &WorkerCounters,
@@ -232,13 +226,12 @@ fn with_option(
     };
     option[..2].copy_from_slice(&[TOA, len as u8]);
     option[2..4].copy_from_slice(&client.port.to_be_bytes());
-    let header_len = tcp::header_len(&frame.bytes()[packet.transport..packet.end])?;
-    if room < len || header_len + len > tcp::HEADER_LEN_MAX {
+    if room < len || tcp::header_len(p.transport())? + len > tcp::HEADER_LEN_MAX {
         counters.toa_no_room.add(1);
         return None;
     }
-    let changed = insert(frame, packet, packet.transport + tcp::HEADER_LEN, &option[..len])?;
-    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
+    let changed = insert(p, tcp::HEADER_LEN, &option[..len])?;
+    let segment = &mut p.frame.bytes_mut()[changed.transport..changed.end];
     let offset = tcp::word(segment, tcp::field::DATA_OFFSET);
     tcp::set_word(segment, tcp::field::DATA_OFFSET, offset + ((len as u16 / 4) << 12));
     Some(changed)
@@ -246,7 +239,9 @@ fn with_option(
 
 /// Inserts an even number of bytes at an even offset in a packet's segment, and updates its checksums; `None` if the
 /// frame has no room.
-fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<Packet> {
+fn insert(p: &mut FramedPacket<'_>, offset: usize, more: &[u8]) -> Option<Packet> {
+    let FramedPacket { frame, packet, .. } = p;
+    let at = packet.transport + offset;
     let len = more.len();
     if !frame.grow_front(len) {
         return None;
@@ -254,9 +249,9 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     let bytes = frame.bytes_mut();
     bytes.copy_within(len..len + at, 0);
     bytes[at..at + len].copy_from_slice(more);
-    let changed = Packet { end: packet.end + len, ..*packet };
+    let changed = Packet { end: packet.end + len, ..**packet };
     set_length(frame, &changed);
-    let lengths = [packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
+    let lengths = [*packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
     let delta = more
         .chunks_exact(2)
         .map(|word| u16::from_be_bytes([word[0], word[1]]))
@@ -276,12 +271,13 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
 }
 
 /// Replaces a segment's data with `instead`, and clears FIN and PSH.
-pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
+pub(crate) fn without_data(p: &mut FramedPacket<'_>, header_len: usize, instead: &[u8]) -> Packet {
+    let FramedPacket { frame, packet, .. } = p;
     let data = packet.transport + header_len;
     if instead.is_empty() && data == packet.end {
-        return *packet;
+        return **packet;
     }
-    let changed = Packet { end: data + instead.len(), ..*packet };
+    let changed = Packet { end: data + instead.len(), ..**packet };
     let fits = frame.len() >= changed.end || frame.resize(changed.end);
     debug_assert!(fits, "a frame has room for a header before its data or behind its end");
     frame.bytes_mut()[data..changed.end].copy_from_slice(instead);

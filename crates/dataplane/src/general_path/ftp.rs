@@ -23,10 +23,9 @@ use std::time::Duration;
 use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
 use xvs_proto::{Endpoint, Packet, Protocol, tcp};
 use xvs_sched::ServiceKey;
-use xvs_xdp::Frame;
 
 use super::client_address::set_length;
-use crate::burst::context::Context;
+use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
 use crate::conn::tcp::{TcpState, timeout};
 use crate::conn::{
@@ -35,23 +34,23 @@ use crate::conn::{
 use crate::egress::Path;
 use crate::forward::Ends;
 use crate::new_connection::eviction::{count_out, end};
-use crate::new_connection::insert::insert;
 use crate::new_connection::service::{is_first, is_reset};
 use crate::snapshot::{Activity, DestinationId};
 
 /// Reads a client's segment that is not rewritten yet, and shifts the numbers that it acknowledges.
 #[inline]
-pub(crate) fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, cx: Context<'_>) {
+pub(crate) fn request(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) {
     if flows.table.connection(id).flags().contains(Flags::FTP) {
-        read_commands(flows, frame, packet, id, cx);
+        read_commands(flows, p, id, cx);
     }
 }
 
 // Not inlined, like the next function, to keep the path of other packets short.
 #[inline(never)]
-fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, cx: Context<'_>) {
+fn read_commands(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) {
     let control = flows.table.connection(id);
-    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    let packet = p.packet;
+    let segment = p.transport_mut();
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         return;
     }
@@ -94,14 +93,13 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
 #[inline]
 pub(crate) fn reply(
     flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     id: ConnId,
     path: Path,
     cx: Context<'_>,
 ) -> Option<Packet> {
     match flows.table.connection(id).flags().contains(Flags::FTP) {
-        true => read_reply(flows, frame, packet, id, path, cx),
+        true => read_reply(flows, p, id, path, cx),
         false => None,
     }
 }
@@ -109,42 +107,38 @@ pub(crate) fn reply(
 #[inline(never)]
 fn read_reply(
     flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     id: ConnId,
     path: Path,
     cx: Context<'_>,
 ) -> Option<Packet> {
-    let segment = &frame.bytes()[packet.transport..packet.end];
-    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
-    if packet.tcp_flags.has(tcp::Flags::SYN) {
+    let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
+    if p.packet.tcp_flags.has(tcp::Flags::SYN) {
         flows.table.connection(id).begin_text();
         return None;
     }
-    let changed = follow_reply(flows, frame, packet, tcp::header_len(segment)?, id, path, cx);
+    let changed = follow_reply(flows, p, tcp::header_len(p.transport())?, id, path, cx);
     let shifted = flows.table.connection(id).shift().to_client(sequence);
-    let end = changed.as_ref().unwrap_or(packet).end;
-    let segment = &mut frame.bytes_mut()[packet.transport..end];
-    tcp::set_number(segment, tcp::field::SEQUENCE.start, shifted);
+    tcp::set_number(p.with(changed.as_ref()).transport_mut(), tcp::field::SEQUENCE.start, shifted);
     changed
 }
 
 /// Expects the passive data connection that a reply names, and writes the virtual address into the reply.
 fn follow_reply(
     flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     header_len: usize,
     id: ConnId,
     path: Path,
     cx: Context<'_>,
 ) -> Option<Packet> {
+    let packet = p.packet;
     let control = flows.table.connection(id);
     let asked = control.asked();
     let shift = control.shift();
     let ends = Ends::of(&control);
     let (address, address_len) = control_address(&control);
-    let segment = &frame.bytes()[packet.transport..packet.end];
+    let segment = p.transport();
     let text = segment.get(header_len..).filter(|text| !text.is_empty())?;
     if !tcp::is_summed(segment, &packet.flow) {
         flows
@@ -159,8 +153,7 @@ fn follow_reply(
         && let Some(Reply::Passive(_, place)) = passive_reply(text)
         && shift.is_at(data.wrapping_add(place.start as u32))
     {
-        let place = header_len + place.start..header_len + place.end;
-        return replace(frame, packet, place, &address[..address_len]);
+        return replace(p, header_len + place.start..header_len + place.end, &address[..address_len]);
     }
     let first = control.first_line(Direction::Outbound, data, text)?;
     if asked == Asked::Nothing {
@@ -203,7 +196,7 @@ fn follow_reply(
     // One reply for each command.
     flows.table.connection(id).set_asked(Asked::Nothing);
     let (place, edited) = place.zip(edited)?;
-    let changed = replace(frame, packet, place, &address[..address_len])?;
+    let changed = replace(p, place, &address[..address_len])?;
     flows.table.connection(id).set_shift(edited);
     Some(changed)
 }
@@ -302,7 +295,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inse
         return None;
     }
     destination.live.increment(Activity::Inactive);
-    let inserted = insert(flows, new, None, cx);
+    let inserted = flows.insert(new, None, cx);
     match inserted {
         Inserted::New(_) => destination.live.check_limit(),
         _ => {
@@ -340,8 +333,9 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, cx: Context<'_>) -> O
 
 /// Replaces the bytes of a segment at `place`, and recomputes its checksum. `None` if the frame has no room; then
 /// nothing has changed.
-fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8]) -> Option<Packet> {
-    let changed = Packet { end: packet.end - place.len() + text.len(), ..*packet };
+fn replace(p: &mut FramedPacket<'_>, place: Range<usize>, text: &[u8]) -> Option<Packet> {
+    let FramedPacket { frame, packet, .. } = p;
+    let changed = Packet { end: packet.end - place.len() + text.len(), ..**packet };
     if frame.len() < changed.end && !frame.resize(changed.end) {
         return None;
     }
@@ -351,8 +345,7 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     bytes.copy_within(end..packet.end, start + text.len());
     bytes[start..start + text.len()].copy_from_slice(text);
     set_length(frame, &changed);
-    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
-    tcp::write_checksum(segment, &packet.flow);
+    tcp::write_checksum(&mut frame.bytes_mut()[changed.transport..changed.end], &packet.flow);
     Some(changed)
 }
 

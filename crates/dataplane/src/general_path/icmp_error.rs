@@ -16,15 +16,12 @@ use xvs_xdp::Frame;
 
 use super::icmp_originate::{ErrorSource, IcmpError};
 use super::{client_address, no_destination, syn_proxy};
-use crate::burst::context::Context;
+use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
-use crate::burst::forward as send;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Numbers};
-use crate::egress::Path;
 use crate::forward::{self, Ends};
-use crate::new_connection::connect::connect;
-use crate::new_connection::insert::Begun;
+use crate::new_connection::connect::{Begun, connect};
 use crate::new_connection::service::{Marked, is_valid_source};
 use crate::offload::Offloader;
 use crate::snapshot::{Destination, DestinationId, Encapsulation};
@@ -55,51 +52,36 @@ impl Relay {
     }
 }
 
-const PASS: ErrorAction = ErrorAction::Verdict(Verdict::PassToKernel);
-
-/// An error and the packet that it quotes, by their positions in the frame.
-#[derive(Clone, Copy)]
-struct Error<'a> {
-    packet: &'a Packet,
-    quote: &'a Packet,
-}
-
 /// Finds the connection that an ICMP error concerns, and edits the error's frame for forwarding.
-pub(crate) fn process(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    packet: &Packet,
-    cx: Context<'_>,
-) -> ErrorAction {
-    let quote = packet.transport + icmp::HEADER_LEN..packet.end;
-    let quote = quoted(frame.bytes(), quote, packet.family());
-    // A later fragment has no ports, so it identifies no connection.
-    let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
+pub(crate) fn process(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) -> ErrorAction {
+    let family = p.packet.family();
+    let Some(quote) = quoted(p.frame.bytes(), p.packet.transport + icmp::HEADER_LEN..p.packet.end, family)
+        // A later fragment has no ports, so it identifies no connection.
+        .filter(|quote| quote.fragment != Fragment::Later)
+    else {
+        return ErrorAction::Verdict(Verdict::PassToKernel);
+    };
     let answers = quote.connection_key().reversed();
-    let found = match cx.snapshot.services.any_of(packet.family()) {
+    let found = match cx.snapshot.services.any_of(family) {
         true => flows.table.find(&answers, flows.table.hash(&answers)),
         false => None,
     };
-    let error = Error { packet, quote: &quote };
-    let verdict = match found {
-        Some((id, Direction::Outbound)) => about_request(flows, frame, link, error, id, cx),
+    ErrorAction::Verdict(match found {
+        Some((id, Direction::Outbound)) => about_request(flows, p, &quote, id, cx),
         _ if cx.snapshot.settings.requests_stay => Verdict::PassToKernel,
-        Some((id, Direction::Inbound)) => about_reply(flows, frame, link, error, id, cx),
-        None => match about_tunnel(flows, frame, error, cx) {
+        Some((id, Direction::Inbound)) => about_reply(flows, p, &quote, id, cx),
+        None => match about_tunnel(flows, p, &quote, cx) {
             Some(action) => return action,
-            None => schedule(flows, frame, link, error, cx),
+            None => schedule(flows, p, &quote, cx),
         },
-    };
-    ErrorAction::Verdict(verdict)
+    })
 }
 
 /// An error about a packet from the virtual endpoint to the client.
 fn about_reply(
     flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    error: Error<'_>,
+    p: &mut FramedPacket<'_>,
+    quote: &Packet,
     id: ConnId,
     cx: Context<'_>,
 ) -> Verdict {
@@ -109,20 +91,19 @@ fn about_reply(
         connection.count_in_packet();
     }
     if connection.is_bypass() {
-        return no_destination::send(flows, frame, link, &fragmentable(error.packet), cx);
+        return no_destination::bypass(flows, &mut p.with(Some(&fragmentable(p.packet))), cx);
     }
     // As in IPVS, a removed destination gets the error, too.
     let id = DestinationId(connection.dest_ref());
-    let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(link), id);
-    to_destination(flows, frame, link, error, (&ends, connection.numbers()), destination, cx)
+    let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(p.link), id);
+    to_destination(flows, p, quote, (&ends, connection.numbers()), destination, cx)
 }
 
 /// Sends an error to a destination by its connection's method, and translates the number that it quotes.
 fn to_destination(
     flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    Error { packet, quote }: Error<'_>,
+    p: &mut FramedPacket<'_>,
+    quote: &Packet,
     (ends, numbers): (&Ends, Option<Numbers>),
     destination: Option<&Destination>,
     cx: Context<'_>,
@@ -130,23 +111,24 @@ fn to_destination(
     let Some(destination) = destination else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
-    if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
+    if ends.method.masquerades() && !forward::icmp::is_summed(p.frame, p.packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     if let Some(numbers) = numbers {
-        syn_proxy::quoted(frame, quote, numbers);
+        syn_proxy::quoted(p.frame, quote, numbers);
     }
     if destination.available {
-        flows.count_request(destination, packet);
+        flows.count_request(destination, p.packet);
     }
+    let fragmentable = fragmentable(p.packet);
     match ends.method {
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
             let path = destination.path;
-            forward::icmp::request(frame, link, &fragmentable(packet), quote, ends, path, &mut flows.ids)
+            forward::icmp::request(p.frame, p.link, &fragmentable, quote, ends, path, &mut flows.ids)
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
-        ForwardingMethod::Tunnel => send::request(flows, frame, link, packet, ends, destination, cx),
-        _ => send::request(flows, frame, link, &fragmentable(packet), ends, destination, cx),
+        ForwardingMethod::Tunnel => flows.forward(p, ends, destination, cx),
+        _ => flows.forward(&mut p.with(Some(&fragmentable)), ends, destination, cx),
     }
 }
 
@@ -154,12 +136,12 @@ fn to_destination(
 /// as the client sent it, and the kernel routes the error to the client.
 fn about_request(
     flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    Error { packet, quote }: Error<'_>,
+    p: &mut FramedPacket<'_>,
+    quote: &Packet,
     id: ConnId,
     cx: Context<'_>,
 ) -> Verdict {
+    let packet = p.packet;
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.available_for(&connection);
@@ -174,20 +156,19 @@ fn about_request(
         }
         return Verdict::PassToKernel;
     }
-    if !forward::icmp::is_summed(frame, packet) {
+    if !forward::icmp::is_summed(p.frame, packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    match (Report::read(frame.bytes(), packet), destination) {
+    match (Report::read(p.frame.bytes(), packet), destination) {
         (Report::TooBig { mtu }, Some(destination)) if client_address::lengthens(&connection) => {
             learn(flows, destination, mtu, &ends, cx);
         }
         (Report::Other { .. }, Some(destination)) => count_rejected(&connection, destination, cx),
         _ => {}
     }
-    client_address::quoted(frame, quote, &connection);
-    let key = ends.key_to_client(cx.snapshot.routing_mark(link, packet)).of_vrf(cx.snapshot.egress.vrf(link));
-    let path = Path::find(&cx.snapshot.egress, key, flows.table.hash(&quote.flow));
-    let verdict = forward::icmp::reply(frame, packet, quote, &ends, path, &mut flows.ids);
+    client_address::quoted(p.frame, quote, &connection);
+    let path = cx.snapshot.path_to_client(p.link, packet, &ends, flows.table.hash(&quote.flow));
+    let verdict = forward::icmp::reply(p.frame, packet, quote, &ends, path, &mut flows.ids);
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
     {
@@ -214,12 +195,8 @@ fn learn(flows: &Flows, destination: &Destination, mtu: u32, ends: &Ends, cx: Co
 }
 
 /// An error about the outer packet of a tunnel; `None` if it is about another packet.
-fn about_tunnel(
-    flows: &Flows,
-    frame: &Frame,
-    Error { packet, quote: outer }: Error<'_>,
-    cx: Context<'_>,
-) -> Option<ErrorAction> {
+fn about_tunnel(flows: &Flows, p: &FramedPacket<'_>, outer: &Packet, cx: Context<'_>) -> Option<ErrorAction> {
+    let FramedPacket { frame, packet, .. } = p;
     let (about, encapsulation) = inner_packet(frame.bytes(), outer)?;
     if !cx.snapshot.services.any_of(about.family()) {
         return None;
@@ -235,11 +212,11 @@ fn about_tunnel(
     let mut sources =
         [tunnel].into_iter().chain(destination.in_vrfs.iter().map(|of| of.tunnel)).map(|of| of.source);
     // An attacker who guesses a connection does not know the director's source address for the tunnel.
-    let is_tunnel = ends.method == ForwardingMethod::Tunnel
-        && ends.dest.addr == outer.flow.dest.addr
-        && sources.any(|source| source == Some(outer.flow.source.addr))
-        && encapsulation.is(tunnel.encapsulation);
-    if !is_tunnel {
+    if ends.method != ForwardingMethod::Tunnel
+        || ends.dest.addr != outer.flow.dest.addr
+        || !sources.any(|source| source == Some(outer.flow.source.addr))
+        || !encapsulation.is(tunnel.encapsulation)
+    {
         return None;
     }
     if !forward::icmp::is_summed(frame, packet) {
@@ -282,21 +259,18 @@ pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, cx: Contex
 
 /// An error about a packet that belongs to no connection: begins a connection if configured (`schedule_icmp`). Several
 /// directors whose schedulers hash therefore send the error to the same destination as the client's packets.
-fn schedule(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    link: LinkId,
-    error: Error<'_>,
-    cx: Context<'_>,
-) -> Verdict {
+fn schedule(flows: &mut Flows, p: &mut FramedPacket<'_>, quote: &Packet, cx: Context<'_>) -> Verdict {
+    let FramedPacket { link, packet, .. } = *p;
     let snapshot = cx.snapshot;
-    let packet = error.packet;
-    let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
+    let request = Packet { flow: quote.flow.reversed(), ..*quote };
     let FlowKey { source: client, dest, .. } = request.flow;
-    let served = !link.is_own() && request.has_ports() && snapshot.services.any_of(packet.family());
-    let begins =
-        served && client.port != ftp::DATA_PORT && is_valid_source(client.addr, dest.addr, link, snapshot);
-    if !begins || !snapshot.settings.schedule_icmp {
+    if !snapshot.settings.schedule_icmp
+        || link.is_own()
+        || !request.has_ports()
+        || !snapshot.services.any_of(packet.family())
+        || client.port == ftp::DATA_PORT
+        || !is_valid_source(client.addr, dest.addr, link, snapshot)
+    {
         return Verdict::PassToKernel;
     }
     let mark = snapshot.marks.of(link, packet);
@@ -307,14 +281,11 @@ fn schedule(
     if request.flow.protocol == Protocol::TCP && service.syn_proxy != SynProxy::Off {
         return Verdict::PassToKernel;
     }
-    let admitted = flows.defence.admit(&snapshot.settings);
-    match admitted
-        .and_then(|()| connect(flows, frame, &request, Marked { service, mark }, service.client_limit, cx))
-    {
-        Ok(Begun::Connection(id) | Begun::Existing(id)) => about_reply(flows, frame, link, error, id, cx),
+    match connect(flows, &p.with(Some(&request)), Marked { service, mark }, cx) {
+        Ok(Begun::Connection(id) | Begun::Existing(id)) => about_reply(flows, p, quote, id, cx),
         Ok(Begun::OnePacket(ends, id)) => {
             let destination = snapshot.destinations.find_in(snapshot.egress.vrf(link), id);
-            to_destination(flows, frame, link, error, (&ends, None), destination, cx)
+            to_destination(flows, p, quote, (&ends, None), destination, cx)
         }
         Err(verdict) => verdict,
     }

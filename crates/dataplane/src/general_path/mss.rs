@@ -7,10 +7,8 @@
 //! bypass the director. A SYN without the option stays without it: its receiver then assumes 536 bytes.
 
 use xvs_proto::{Family, LinkId, Packet, tcp};
-use xvs_xdp::Frame;
 
-use crate::burst::context::Context;
-use crate::burst::framed_packet::FramedPacket;
+use crate::burst::context::{Context, FramedPacket};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::snapshot::Destination;
@@ -25,42 +23,40 @@ const MSS_LEN: usize = 2;
 pub(crate) fn clamp_own(p: &mut FramedPacket<'_>) {
     if p.link == LinkId::LOOPBACK && p.packet.tcp_flags.has(tcp::Flags::SYN) {
         let most = 1500 - headers_len(p.packet.family()) as u16;
-        lower(&mut p.frame.bytes_mut()[p.packet.transport..p.packet.end], most);
+        lower(p.transport_mut(), most);
     }
 }
 
 /// Lowers the option of a client's SYN, if `mss_clamp` applies to the connection.
 #[inline]
 pub(crate) fn clamp_request(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     ends: &Ends,
     destination: &Destination,
     cx: Context<'_>,
 ) {
-    if concerns(packet, ends, cx) {
+    if concerns(p.packet, ends, cx) {
         // Replies are received on the link on which requests leave.
         let egress = &cx.snapshot.egress;
         let vrf = destination.path.hop().and_then(|hop| egress.vrf(hop.link));
         let back = Path::find(egress, ends.key_to_client(0).of_vrf(vrf), 0);
-        clamp(frame, packet, ends, destination, back);
+        clamp(p, ends, destination, back);
     }
 }
 
 /// Lowers the option of a SYN to a client, which leaves on `path`, if `mss_clamp` applies to the connection.
 #[inline]
 pub(crate) fn clamp_reply(
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     ends: &Ends,
     destination: Option<&Destination>,
     path: Path,
     cx: Context<'_>,
 ) {
-    if concerns(packet, ends, cx)
+    if concerns(p.packet, ends, cx)
         && let Some(destination) = destination.filter(|destination| destination.available)
     {
-        clamp(frame, packet, ends, destination, path);
+        clamp(p, ends, destination, path);
     }
 }
 
@@ -73,7 +69,7 @@ fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
 }
 
 /// Lowers the option of a SYN to the size that the paths to the connection's destination and client can carry.
-fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
+fn clamp(p: &mut FramedPacket<'_>, ends: &Ends, destination: &Destination, client: Path) {
     // A tunnel carries the packet with the client's header.
     let inside = if ends.is_translated() { ends.dest } else { ends.client };
     let there =
@@ -82,8 +78,7 @@ fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destinat
         true => room(client, ends.client.family()),
         false => u32::MAX,
     };
-    let room = there.min(back).min(u32::from(u16::MAX));
-    lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+    lower(p.transport_mut(), there.min(back).min(u32::from(u16::MAX)) as u16);
 }
 
 /// The longest segment without options that a path can carry, in bytes of data.

@@ -16,8 +16,7 @@ use xvs_proto::{FlowKey, Packet, Protocol, tcp};
 
 use super::client_address::without_data;
 use super::tcp_originate::{Answer, tell};
-use crate::burst::context::Context;
-use crate::burst::framed_packet::FramedPacket;
+use crate::burst::context::{Context, FramedPacket};
 use crate::conn::{Connection, Flags};
 use crate::forward::Ends;
 
@@ -44,13 +43,12 @@ fn reset_both(
     ends: &Ends,
     cx: Context<'_>,
 ) -> Option<Packet> {
-    let FramedPacket { frame, packet, link, .. } = p;
-    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    let packet = p.packet;
+    let segment = p.transport_mut();
     let FlowKey { source, dest, .. } = packet.flow;
     // An incorrect checksum would be replaced with a correct one, around corrupt numbers. A packet that is not
     // forwarded stays unchanged.
-    let is_tcp = packet.flow.protocol == Protocol::TCP;
-    if !is_tcp || packet.ttl <= 1 || !tcp::is_summed(segment, &packet.flow) {
+    if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || !tcp::is_summed(segment, &packet.flow) {
         return None;
     }
     let numbers = tcp::reset_numbers(segment)?;
@@ -59,9 +57,8 @@ fn reset_both(
     let key = match dest == ends.virtual_endpoint {
         true => ends.key_to_client(0),
         false => source.addr.into(),
-    };
-    let key = key.of_vrf(cx.snapshot.egress.vrf(*link));
+    }
+    .of_vrf(cx.snapshot.egress.vrf(p.link));
     tell(answers, Answer { ends: (dest, source), header: numbers.into(), key });
-    let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
-    Some(Packet { tcp_flags, longest_fragment: None, ..cut })
+    Some(Packet { tcp_flags, longest_fragment: None, ..without_data(p, tcp::HEADER_LEN, &[]) })
 }

@@ -14,9 +14,8 @@ use xvs_proto::{Protocol, tcp};
 use xvs_xdp::{BURST, Frame};
 
 use super::tcp_originate::{ETHERNET_MTU, as_received, largest_segment, tcp_frame};
-use crate::burst::context::Context;
+use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
-use crate::burst::framed_packet::FramedPacket;
 use crate::burst::transmit::Transmitter;
 use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
@@ -165,5 +164,5 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, cx: Context<'_>
         ids: &mut flows.ids,
     };
     // The link matters only for this machine's own addresses.
-    forward::request(frame, egress.link_in(vrf), &packet, &ends, next, egress, outer)
+    forward::by_method(frame, egress.link_in(vrf), &packet, &ends, next, egress, outer)
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use xvs_proto::{Endpoint, Family, Packet, is_host};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use super::insert::{Begun, FIRST_TIMEOUT, insert};
+use super::connect::{Begun, FIRST_TIMEOUT};
 use super::service::Marked;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -56,7 +56,7 @@ pub(crate) fn begin(
         controller: None,
         local: None,
     };
-    match insert(flows, &new, None, cx) {
+    match flows.insert(&new, None, cx) {
         Inserted::New(id) => Ok(Begun::Connection(id)),
         Inserted::Existing(id) => Ok(Begun::Existing(id)),
         // `LocalTaken` is impossible without a local endpoint.

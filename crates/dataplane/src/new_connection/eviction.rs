@@ -8,7 +8,7 @@
 //! 2. embryonic ones: TCP and SCTP with an unfinished handshake, UDP with at most one datagram from the client,
 //!    templates that were never assured;
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
-//!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
+//!    used. If replies pass through the director, the handshake (`burst/handshake.rs`) or four packets prove a client.
 //!    With direct routing and tunnels no client is proven;
 //! 4. templates that were assured, because a client with a forged address can assure one, too;
 //! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof;

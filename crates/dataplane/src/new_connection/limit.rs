@@ -15,12 +15,11 @@ use xvs_proto::{Packet, tcp};
 use xvs_sched::{Above, ClientLimit};
 
 use super::service::Marked;
-use crate::burst::context::Context;
-use crate::burst::framed_packet::FramedPacket;
+use crate::burst::context::{Context, FramedPacket};
 use crate::conn::{Connection, Flags};
-use crate::snapshot::Snapshot;
 use crate::snapshot::clients::Refusal;
 use crate::snapshot::syn_limits::SynLimits;
+use crate::snapshot::{Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// The drop reason for a SYN that exceeds its service's limit, if the worker decides on it rather than the XDP program.
@@ -88,5 +87,34 @@ pub(crate) fn count_out(connection: &Connection<'_>, snapshot: &Snapshot) {
         && let Some(destination) = snapshot.destinations.of(connection)
     {
         snapshot.clients.release(destination.key, connection.client().addr);
+    }
+}
+
+/// Counts down the packets of one worker that could begin a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Defence {
+    remaining: u32,
+}
+
+impl Defence {
+    /// Drops the first packet, and then every n-th, where n is the setting's rate at the last drop; 0 drops none and
+    /// leaves the count unchanged.
+    ///
+    /// Source: the recordings `drop-packet-*`.
+    ///
+    /// # Errors
+    ///
+    /// The verdict on a packet that is dropped.
+    pub(crate) fn admit(&mut self, settings: &Settings) -> Result<(), Verdict> {
+        let rate = settings.drop_packet_rate;
+        if rate == 0 {
+            return Ok(());
+        }
+        if self.remaining > 1 {
+            self.remaining -= 1;
+            return Ok(());
+        }
+        self.remaining = rate;
+        Err(Verdict::Drop(DropReason::Defence))
     }
 }

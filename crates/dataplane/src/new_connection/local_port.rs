@@ -49,7 +49,7 @@ pub(super) fn insert(
             continue;
         }
         new.local = Some(local);
-        match flows.eviction.insert(&mut flows.table, new, complete, &flows.counters, cx) {
+        match flows.insert(new, complete, cx) {
             Inserted::LocalTaken if lost == INSERTIONS_LOST => break,
             Inserted::LocalTaken => lost += 1,
             inserted => return Ok(inserted),
@@ -60,7 +60,7 @@ pub(super) fn insert(
     if !holder.evict(&mut flows.table, &flows.counters, cx) {
         return Err(DropReason::NoLocalPort);
     }
-    match flows.eviction.insert(&mut flows.table, new, complete, &flows.counters, cx) {
+    match flows.insert(new, complete, cx) {
         Inserted::LocalTaken => Err(DropReason::NoLocalPort),
         inserted => Ok(inserted),
     }

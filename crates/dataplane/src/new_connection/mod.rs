@@ -4,7 +4,6 @@ pub(crate) mod connect;
 
 pub(crate) mod service;
 
-pub(crate) mod defence;
 pub(crate) mod limit;
 mod local_port;
 
@@ -13,7 +12,6 @@ pub(crate) mod quic;
 pub(crate) mod schedule;
 
 pub mod eviction;
-pub(crate) mod insert;
 pub(crate) mod one_packet;
 
 pub(crate) mod bypass;

@@ -3,9 +3,8 @@
 use xvs_proto::{FlowKey, Packet};
 
 use super::schedule::Chosen;
-use crate::burst::context::Context;
+use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
-use crate::burst::{FramedPacket, forward};
 use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
@@ -29,7 +28,7 @@ pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, cx:
 /// Forwards the packet.
 pub(crate) fn send(
     flows: &mut Flows,
-    p: FramedPacket<'_>,
+    p: &mut FramedPacket<'_>,
     ends: &Ends,
     id: DestinationId,
     cx: Context<'_>,
@@ -38,5 +37,5 @@ pub(crate) fn send(
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
     flows.count_request(destination, p.packet);
-    forward::request(flows, p.frame, p.link, p.packet, ends, destination, cx)
+    flows.forward(p, ends, destination, cx)
 }

@@ -19,7 +19,6 @@ use xvs_sched::{Request, ServiceKey};
 use xvs_xdp::Frame;
 
 use super::eviction::evict_call;
-use super::insert::insert;
 use super::schedule::{Chosen, member};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -170,7 +169,7 @@ impl<'s> Templates<'_, 's> {
         let dest = DestinationId(new.dest_ref);
         let live = &destination.live;
         flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
-        let inserted = insert(flows, &new, None, *cx);
+        let inserted = flows.insert(&new, None, *cx);
         let Inserted::New(id) = inserted else {
             flows.deferred.change(dest, live, Change::End(Activity::Template), cx.snapshot);
             return match inserted {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use xvs_proto::{LinkId, Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
 use xvs_sched::ServiceKey;
-use xvs_xdp::Frame;
 
+use crate::burst::context::FramedPacket;
 use crate::forward::decrement_ttl;
 use crate::snapshot::{Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
@@ -79,10 +79,10 @@ fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<
 }
 
 /// The verdict on a packet that begins no connection. The packet is edited to the form that an ICMP error must quote.
-pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Verdict {
+pub(crate) fn refuse(p: &mut FramedPacket<'_>, verdict: Verdict) -> Verdict {
     if verdict == Verdict::Drop(DropReason::Unsolicited) {
         // IPVS sends the error after the kernel's forwarding has decremented the time to live.
-        decrement_ttl(frame, packet);
+        decrement_ttl(p.frame, p.packet);
     }
     verdict
 }

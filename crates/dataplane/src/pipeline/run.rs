@@ -4,7 +4,7 @@
 //! `Dispatch` handles rarer cases: fragments, ICMP errors, packets above the path MTU, probes of health checks, and
 //! SYNs that the SYN proxy repeats. `pipeline.rs` runs the stages of a packet until its verdict.
 
-use super::{process, send_written};
+use super::{from_proxy, process};
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::transmit::Transmitter;
@@ -69,7 +69,7 @@ fn stages(pipeline: &mut Pipeline, cx: Context<'_>, port: &mut impl Watch) -> us
     let mut forwarding = Forwarding::begin(flows, cx);
     while let Some(frame) = burst.forward_steady(&mut forwarding, flows) {
         if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, cx) {
-            let verdict = process(flows, undecided.packet(), cx);
+            let verdict = process(flows, &mut undecided.packet(), cx);
             undecided.decide(verdict, reassembly);
         }
     }
@@ -84,7 +84,7 @@ fn stages(pipeline: &mut Pipeline, cx: Context<'_>, port: &mut impl Watch) -> us
     while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
         let virtual_address = dispatch.flows.table.connection(id).virtual_endpoint().addr;
         let link = cx.snapshot.egress.link_in(cx.snapshot.egress.vrf_of_address(virtual_address));
-        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, link), id, cx);
+        let verdict = from_proxy(dispatch.flows, &mut syn.packet(&mut frame, link), id, cx);
         dispatch.transmitter.carry_out_made(frame, verdict, port);
     }
     dispatch.answer(port);
@@ -102,14 +102,9 @@ fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &
     let verdict = match datagram.read() {
         Ok(packet) => {
             let hash = dispatch.flows.hash(&packet.connection_key());
-            let whole = FramedPacket {
-                frame: &mut datagram.frame,
-                link: datagram.link,
-                packet: &packet,
-                hash,
-                is_reassembled: true,
-            };
-            let verdict = process(dispatch.flows, whole, dispatch.cx);
+            let Datagram { frame, link, .. } = &mut datagram;
+            let mut whole = FramedPacket { frame, link: *link, packet: &packet, hash, is_reassembled: true };
+            let verdict = process(dispatch.flows, &mut whole, dispatch.cx);
             dispatch.datagram(&datagram, &packet, hash, verdict, port)
         }
         Err(verdict) => verdict,

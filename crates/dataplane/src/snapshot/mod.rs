@@ -161,6 +161,15 @@ impl Snapshot {
         (!is_open).then(|| ends.key_to_client(0).of_vrf(self.egress.vrf(link)))
     }
 
+    /// The path to the client of a connection, for a packet to it that was received on a link.
+    #[inline]
+    pub(crate) fn path_to_client(&self, link: LinkId, packet: &Packet, ends: &Ends, flow_hash: u64) -> Path {
+        Path::find_by(&self.egress, ends.client.addr, flow_hash, || {
+            Some(ends.key_to_client(self.routing_mark(link, packet)).of_vrf(self.egress.vrf(link)))
+        })
+        .unwrap_or(Path::NoRoute)
+    }
+
     /// The available destination of a connection, for a client's packet that was received on a link.
     #[inline]
     pub(crate) fn destination_for(&self, link: LinkId, connection: &Connection<'_>) -> Option<&Destination> {

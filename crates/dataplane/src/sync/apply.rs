@@ -27,7 +27,7 @@ use crate::conn::{
     ASSURED, Complete, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift, Spare,
 };
 use crate::new_connection::eviction::{end, evict_call};
-use crate::new_connection::{insert, persistence};
+use crate::new_connection::persistence;
 use crate::snapshot::sync_backup::{Received, SyncBackup, Trust};
 use crate::snapshot::{Activity, Destination, DestinationId, Snapshot};
 
@@ -319,7 +319,7 @@ fn insert(
         wanted.shift(connection);
         wanted.numbers().inspect(|numbers| connection.receive_numbers(*numbers));
     });
-    match insert::insert(flows, &new, complete, cx) {
+    match flows.insert(&new, complete, cx) {
         Inserted::New(id) => {
             if call_id.is_some() {
                 call_ids.settle(new.mark, &flows.table.connection(id));

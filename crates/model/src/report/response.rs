@@ -1,7 +1,7 @@
 //! The time until a real server's first reply: a histogram, and its summary.
 //!
 //! Measured from a client's SYN to the SYN+ACK, and from the first UDP datagram to the first one back. Packets are
-//! measured in `burst/response.rs` of `dataplane`.
+//! measured in `burst/handshake.rs` of `dataplane`.
 
 use serde::{Deserialize, Serialize};
 

@@ -10,9 +10,9 @@ use xvs_xdp::Frame;
 
 use super::{DIFFERENCE, FRAGMENTABLE_LEN, rewrite_ends, write_ports};
 use crate::egress::Hop;
-use crate::forward::admission::check_ttl;
 use crate::forward::identification::Identification;
 use crate::forward::network_header::{Addresses, Fields};
+use crate::forward::steps::check_ttl;
 use crate::verdict::DropReason;
 
 /// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router reports none.

@@ -19,41 +19,57 @@
 //!    the client knows, and back. The director had to announce a window scale before it knew the destination's, so
 //!    windows are shifted, too. The client's own numbers stay.
 //!
+//! The packets to the destination are written as if the client had sent them, and pass through the stages of a client's
+//! packets. The balance, the counters and a PROXY header therefore need no special case.
+//!
 //! If the client's ACK is lost, its window probes serve as well. There is no ECN and no Fast Open through the proxy.
 //!
 //! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
 
-pub(crate) mod cookie;
-pub(crate) mod handshake;
+mod cookie;
 
 use std::time::Duration;
 
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Family, FlowKey, Packet, tcp};
-use xvs_sched::{ClientAddress, SynProxy};
+use xvs_proto::{Family, FlowKey, LinkId, Packet, Protocol, tcp};
+use xvs_sched::{ClientAddress, ClientLimit, SynProxy};
 use xvs_xdp::Frame;
 
 use self::cookie::Offered;
 use super::tcp_originate::{Answer, ETHERNET_MTU, as_received, largest_segment, tell, write};
-use crate::burst::context::Context;
+use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
-use crate::burst::framed_packet::FramedPacket;
+use crate::burst::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{Awaited, ConnId, Connection, Flags, Numbers, TableWorker};
+use crate::conn::{Awaited, Complete, ConnId, Connection, Flags, Numbers, TableWorker};
 use crate::egress::{Egress, Path};
 use crate::forward::{self, Ends};
+use crate::new_connection::connect::{Begun, connect_complete};
 use crate::new_connection::limit;
 use crate::new_connection::service::{Marked, behind_proxy};
 use crate::snapshot::Service;
 use crate::verdict::{DropReason, Verdict};
 
-/// A packet without a connection, for a service with the SYN proxy.
-enum Taken<'s> {
+/// The result for a packet that the SYN proxy has processed.
+pub(crate) enum Step {
     /// It gets this verdict.
     Decided(Verdict),
-    /// It proves that its client exists, so it begins a connection to this service.
-    Proven(Marked<'s>, Proof),
+    /// The frame now contains a packet on this connection to the destination, as if its client had sent it.
+    Written(ConnId, Written),
+}
+
+/// A packet that was written into a frame.
+pub(crate) struct Written {
+    packet: Packet,
+    hash: u64,
+}
+
+impl Written {
+    /// The packet in its frame, which was received on `link`.
+    pub(crate) fn packet<'a>(&'a self, frame: &'a mut Frame, link: LinkId) -> FramedPacket<'a> {
+        FramedPacket { frame, link, packet: &self.packet, hash: self.hash, is_reassembled: false }
+    }
 }
 
 /// The content of a client's acknowledgement of a cookie.
@@ -64,10 +80,30 @@ struct Proof {
     awaited: Awaited,
 }
 
+/// Whether a packet without a connection may be for a service with the SYN proxy.
+#[inline]
+pub(crate) fn may_take(packet: &Packet, cx: Context<'_>) -> bool {
+    cx.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
+}
+
+/// Processes a packet for which [`may_take`] is true, or a packet from the destination of connection `id`, which is
+/// awaited. `None` if the packet is processed like any other.
+pub(crate) fn take(
+    flows: &mut Flows,
+    p: &mut FramedPacket<'_>,
+    id: Option<ConnId>,
+    cx: Context<'_>,
+) -> Option<Step> {
+    match id {
+        Some(id) => take_answer(flows, p, id, cx),
+        None => take_segment(flows, p, cx),
+    }
+}
+
 /// Answers a SYN without a connection, or checks the cookie in another segment. `None` if the packet is processed like
 /// any other.
 #[inline(never)]
-fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>) -> Option<Taken<'s>> {
+fn take_segment(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) -> Option<Step> {
     let packet = p.packet;
     let flags = packet.tcp_flags;
     if flags.has(tcp::Flags::RST) {
@@ -80,7 +116,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
         SynProxy::Auto => cx.snapshot.settings.memory_short,
         SynProxy::Off => false,
     };
-    let segment = &p.frame.bytes()[packet.transport..packet.end];
+    let segment = p.transport();
     let secret = flows.table.table().secret();
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
         let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
@@ -91,20 +127,19 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
                 let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
                 let verdict = answer(p, service, sequence, cookie, cx);
                 flows.counters.syn_cookies_sent.add(1);
-                Some(Taken::Decided(verdict))
+                Some(Step::Decided(verdict))
             }
-            true => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
+            true => Some(Step::Decided(Verdict::Drop(DropReason::BadCookie))),
             // The client gets an ICMP error if no real server accepts connections.
             false => None,
         };
     }
-    let proof = proof(secret, segment, packet, cx.now).filter(|_| tcp::is_summed(segment, &packet.flow));
-    match proof {
+    match proof(secret, segment, packet, cx.now).filter(|_| tcp::is_summed(segment, &packet.flow)) {
         Some(proof) => {
             flows.counters.syn_cookies_accepted.add(1);
-            Some(Taken::Proven(marked, proof))
+            Some(begin(flows, p, marked, &proof, cx))
         }
-        None if is_active => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
+        None if is_active => Some(Step::Decided(Verdict::Drop(DropReason::BadCookie))),
         None => None,
     }
 }
@@ -130,8 +165,7 @@ fn answer(
     let offered = Offered::in_cookie(cookie);
     // The longest header that the connection may have at its destination, which is not chosen yet.
     let family = if service.concerns(Family::V6) { Family::V6 } else { client.family() };
-    let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
-    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [cx.now.0 as u32, theirs]);
+    let timestamps = tcp::Options::of(p.transport()).timestamps.map(|[theirs, _]| [cx.now.0 as u32, theirs]);
     let header = tcp::Header {
         sequence: cookie,
         acknowledgement: sequence.wrapping_add(1),
@@ -167,12 +201,36 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
     Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
 }
 
-/// Makes a new connection, which no other thread can find yet, wait for its destination's answer.
-fn begin(connection: &Connection<'_>, proof: &Proof) {
-    debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
-    let _ = connection.set_flags(Flags::PROVEN);
-    connection.set_first_sequence(proof.sequence.wrapping_add(1));
-    connection.await_answer(proof.awaited);
+/// Creates a connection for a client that has acknowledged a cookie. Its destination gets a SYN.
+fn begin<'s>(
+    flows: &mut Flows,
+    p: &mut FramedPacket<'_>,
+    marked: Marked<'s>,
+    proof: &Proof,
+    cx: Context<'s>,
+) -> Step {
+    let limit = marked.service.client_limit.map(ClientLimit::of_proven);
+    // No other thread can find the connection yet.
+    let complete: Complete<'_> = Some(&|connection| {
+        debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
+        let _ = connection.set_flags(Flags::PROVEN);
+        connection.set_first_sequence(proof.sequence.wrapping_add(1));
+        connection.await_answer(proof.awaited);
+    });
+    let id = match connect_complete(flows, p, marked, limit, complete, cx) {
+        Ok(Begun::Connection(id)) => id,
+        // The client repeats the packet, which then finds the connection. A one-packet connection is UDP.
+        Ok(Begun::Existing(_) | Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
+        Err(verdict) => {
+            refuse(flows, p, proof, cx);
+            return Step::Decided(verdict);
+        }
+    };
+    p.frame.shrink_front(p.packet.network);
+    match syn(flows, p.frame, id) {
+        Some(written) => Step::Written(id, written),
+        None => Step::Decided(Verdict::Consumed),
+    }
 }
 
 /// Resets a client that has acknowledged a cookie, but gets no connection.
@@ -186,7 +244,8 @@ fn refuse(flows: &mut Flows, p: &FramedPacket<'_>, proof: &Proof, cx: Context<'_
 
 /// Writes the client's SYN of a connection into the frame, as if it had been received. `None` if the frame has no room,
 /// or the destination has answered.
-pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Option<Packet> {
+pub(crate) fn syn(flows: &Flows, frame: &mut Frame, id: ConnId) -> Option<Written> {
+    let connection = flows.table.connection(id);
     let awaited = connection.awaited()?;
     let offered = Offered::in_cookie(awaited.cookie);
     let scale = offered.window_scale.unwrap_or(0);
@@ -202,9 +261,15 @@ pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Optio
             timestamps: awaited.timestamps.map(|[_, theirs]| [theirs, 0]),
         },
     };
-    let ends = Ends::of(connection);
+    let ends = Ends::of(&connection);
     write(frame, (ends.client, ends.virtual_endpoint), &header);
-    as_received(frame, ends.client.family())
+    let packet = as_received(frame, ends.client.family())?;
+    Some(Written { hash: flows.table.hash(&packet.flow), packet })
+}
+
+/// Whether a connection waits for its destination's answer. Its client repeats its packets until its window is open.
+pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
+    flows.table.connection(id).flags().contains(Flags::HANDSHAKE)
 }
 
 /// Sets the deadline of a connection after a SYN to its destination.
@@ -259,39 +324,31 @@ fn extend(table: &mut TableWorker, id: ConnId, deadline: Millis, now: Millis) {
     });
 }
 
-/// The meaning of a destination's packet for a handshake.
-pub(crate) enum Answered {
-    /// The destination accepts: the frame has become the client's ACK, with these headers.
-    Accepted(Packet),
-    /// The destination refuses: the packet goes on, with numbers that the client knows.
-    Refused,
-    /// Neither.
-    Otherwise,
-}
-
-/// Reads a packet from the destination of a connection that waits for its answer.
-pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Answered {
+/// Reads a packet from the destination of a connection that waits for its answer. `None` if it goes on to the client,
+/// with numbers that the client knows: the destination refuses.
+fn take_answer(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Option<Step> {
+    const IGNORED: Option<Step> = Some(Step::Decided(Verdict::Consumed));
     let packet = p.packet;
     let connection = flows.table.connection(id);
-    let Some(awaited) = connection.awaited() else { return Answered::Otherwise };
-    let segment = &p.frame.bytes()[packet.transport..packet.end];
+    let Some(awaited) = connection.awaited() else { return IGNORED };
+    let segment = p.transport();
     let first = connection.first_sequence();
     if !packet.tcp_flags.has(tcp::Flags::ACK) || !tcp::is_summed(segment, &packet.flow) {
-        return Answered::Otherwise;
+        return IGNORED;
     }
     if tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) != first {
         let key = RouteKey::from(packet.flow.source.addr).of_vrf(cx.snapshot.egress.vrf(p.link));
         reset_former(&mut flows.answers, segment, &packet.flow, key);
-        return Answered::Otherwise;
+        return IGNORED;
     }
     let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::RST) {
         let sequence = awaited.cookie.wrapping_add(1).wrapping_sub(theirs);
         connection.complete(Numbers { sequence, ..Numbers::default() });
-        return Answered::Refused;
+        return None;
     }
     if !packet.tcp_flags.has(tcp::Flags::SYN) {
-        return Answered::Otherwise;
+        return IGNORED;
     }
     let offered = Offered::in_cookie(awaited.cookie);
     let options = tcp::Options::of(segment);
@@ -307,7 +364,7 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
         },
     };
     if !connection.complete(numbers) {
-        return Answered::Otherwise;
+        return IGNORED;
     }
     let ends = Ends::of(&connection);
     let next = awaited.cookie.wrapping_add(1);
@@ -334,10 +391,10 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
     };
     p.frame.shrink_front(packet.network);
     write(p.frame, (ends.client, ends.virtual_endpoint), &acknowledgement);
-    match as_received(p.frame, ends.client.family()) {
-        Some(packet) => Answered::Accepted(packet),
-        None => Answered::Otherwise,
-    }
+    let Some(written) = as_received(p.frame, ends.client.family()) else { return IGNORED };
+    let destination = cx.snapshot.destinations.of(&connection);
+    state::advance_on_reply(flows, id, packet, destination, cx);
+    Some(Step::Written(id, Written { packet: written, hash: p.hash }))
 }
 
 /// Resets the connection that a destination's segment acknowledges, because it is unrelated to the SYN that the
@@ -350,15 +407,17 @@ fn reset_former(answers: &mut Vec<Answer>, segment: &[u8], flow: &FlowKey, key: 
 
 /// Translates a client's segment, which is not rewritten yet, to the destination's numbers.
 #[inline]
-pub(crate) fn to_server(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+pub(crate) fn to_server(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
-        translate_request(&mut frame.bytes_mut()[packet.transport..packet.end], packet.tcp_flags, numbers);
+        translate_request(p, numbers);
     }
 }
 
 // Not inlined, like the next function, to keep the path of other packets short.
 #[inline(never)]
-fn translate_request(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
+fn translate_request(p: &mut FramedPacket<'_>, numbers: Numbers) {
+    let flags = p.packet.tcp_flags;
+    let segment = p.transport_mut();
     if flags.has(tcp::Flags::ACK) {
         tcp::map_acknowledged(segment, |number| number.wrapping_sub(numbers.sequence));
     }
@@ -373,14 +432,16 @@ fn translate_request(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
 
 /// Translates a destination's segment, which is not rewritten yet, to the client's numbers.
 #[inline]
-pub(crate) fn to_client(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+pub(crate) fn to_client(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
-        translate_reply(&mut frame.bytes_mut()[packet.transport..packet.end], packet.tcp_flags, numbers);
+        translate_reply(p, numbers);
     }
 }
 
 #[inline(never)]
-fn translate_reply(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
+fn translate_reply(p: &mut FramedPacket<'_>, numbers: Numbers) {
+    let flags = p.packet.tcp_flags;
+    let segment = p.transport_mut();
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(numbers.sequence));
     if let Some([own, _]) = tcp::timestamps(segment) {
@@ -393,11 +454,10 @@ fn translate_reply(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
 }
 
 /// Restores the destination's own number in a translated segment that is not sent: an ICMP error quotes it.
-pub(crate) fn restore(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+pub(crate) fn restore(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
-        let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-        let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
-        tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_sub(numbers.sequence));
+        let sequence = p.tcp_number(tcp::field::SEQUENCE.start).wrapping_sub(numbers.sequence);
+        tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, sequence);
     }
 }
 
