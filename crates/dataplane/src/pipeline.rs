@@ -96,7 +96,7 @@ fn to_destination(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: C
     handshake::request(p, &connection, destination, cx);
     let reset = reset::apply(&mut flows.answers, p, &connection, cx);
     let mut p = p.with(reset.as_ref());
-    state::advance(flows, id, p.packet, Direction::Inbound, Some(&destination.live), cx);
+    state::advance(flows, id, p.packet, Direction::Inbound, Some(destination), cx);
     mss::clamp_request(&mut p, &ends, destination, cx);
     syn_proxy::to_server(&mut p, &flows.table.connection(id));
     ftp::request(flows, &mut p, id, cx);

@@ -28,10 +28,9 @@ pub enum Class {
 
 /// Classifies a frame. Completed checksums are counted.
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
-    let is_own = link.is_own();
-    let link = snapshot.egress.link(link);
+    let info = snapshot.egress.link(link);
     // As the kernel does. The kernel may already use the member, and would reset connections that it does not know.
-    if link.is_some_and(|link| !link.active) {
+    if info.is_some_and(|info| !info.active) {
         return Class::Decided(Verdict::Drop(DropReason::InactiveMember));
     }
     let packet = match parse(frame.bytes()) {
@@ -46,9 +45,9 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
     }
     // As in IPVS: a frame with another machine's link address is ignored, unless this machine sends it, and a family
     // without services goes to the kernel unchanged.
-    let is_addressed = is_own || link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    let is_addressed = link.is_own() || info.is_some_and(|info| info.mac == ethernet::dest(frame.bytes()));
     // This includes packets that go back to the kernel, which expects complete checksums in frames from the TAP.
-    if link.is_some_and(|link| link.partial_checksums)
+    if info.is_some_and(|info| info.partial_checksums)
         && packet.fragment == Fragment::Whole
         && partial_checksum::complete(frame.bytes_mut(), &packet)
     {
@@ -57,10 +56,11 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
     if is_addressed && packet.is_followed_error() {
         return classify_error(frame, packet, snapshot);
     }
-    let may_serve = is_addressed && snapshot.services.any_of(packet.family());
     let served = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::AH, Protocol::ESP];
     match packet.fragment {
-        _ if !may_serve => Class::Decided(Verdict::PassToKernel),
+        _ if !is_addressed || !snapshot.services.any_of(packet.family()) => {
+            Class::Decided(Verdict::PassToKernel)
+        }
         Fragment::Whole if served.contains(&packet.flow.protocol) => {
             Class::Flow(without_fragment_header(frame, packet))
         }

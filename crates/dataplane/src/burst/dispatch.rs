@@ -38,7 +38,7 @@ impl Dispatch<'_> {
     #[inline]
     pub(crate) fn frame(
         &mut self,
-        received: Received,
+        mut received: Received,
         decided: Decided<'_>,
         port: &mut impl Port,
     ) -> Option<Datagram> {
@@ -49,7 +49,6 @@ impl Dispatch<'_> {
             }
             Decided::General(step) => step,
         };
-        let mut received = received;
         if let Some(surplus) = received.frame.split_surplus() {
             port.recycle(surplus);
         }
@@ -93,7 +92,7 @@ impl Dispatch<'_> {
         match icmp_error::process(self.flows, &mut p, self.cx) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
-                let error = relay.icmp_error(frame, *link);
+                let error = relay.icmp_error(p.frame, p.link);
                 if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.cx, port) {
                     icmp_error::count_relay(self.flows, &relay, bytes, self.cx);
                 }

@@ -97,8 +97,7 @@ impl<'a> FastPath<'a> {
         if !is_inbound && !plain.is_tcp() && connection.awaits_reply() {
             handshake::datagram(flows, &connection, self.cx);
         }
-        let packets = is_inbound.then(|| connection.count_in_packet());
-        let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
+        let is_offered = is_inbound && is_offload_due(flows, connection.count_in_packet());
         let announcer =
             self.announcer.as_ref().filter(|announcer| is_inbound && announcer.concerns(&connection));
         count(&mut self.total, route.stats.of_worker(flows.worker), direction, plain.len);
@@ -108,8 +107,7 @@ impl<'a> FastPath<'a> {
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {
             let destination = self.cx.snapshot.destinations.of(&connection);
-            let live = destination.map(|destination| &*destination.live);
-            state::advance(flows, id, plain, direction, live, self.cx);
+            state::advance(flows, id, plain, direction, destination, self.cx);
         }
         if let Some(announcer) = announcer {
             announcer.packet(&flows.table, id);
@@ -182,9 +180,10 @@ impl<'a> FastPath<'a> {
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, link } = p;
         // The first reply is recorded in the flag, and a UDP reply at the template.
-        let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
-            && (plain.is_tcp() || connection.controller().is_none());
-        if !is_noted || !connection.method().masquerades() {
+        if connection.flags().contains(Flags::NO_OUTPUT)
+            || !plain.is_tcp() && connection.controller().is_some()
+            || !connection.method().masquerades()
+        {
             return None;
         }
         let client = connection.client().addr;
@@ -213,8 +212,7 @@ impl<'a> FastPath<'a> {
     /// Offloads, if it is due, the connection of a client's datagram that the general path will forward: the datagram
     /// may have no checksum, and the XDP program forwards such datagrams.
     fn offload_without_checksum(&self, flows: &mut Flows, id: ConnId, from: LinkId) {
-        let packets = flows.table.connection(id).in_packets().wrapping_add(1);
-        if is_offload_due(flows, packets) {
+        if is_offload_due(flows, flows.table.connection(id).in_packets().wrapping_add(1)) {
             let _ = begin_offload(flows, id, from, self.cx);
         }
     }
@@ -232,12 +230,12 @@ fn is_steady(plain: &Plain, connection: &Connection<'_>, life: Life) -> bool {
         && !connection.flags().intersects(Flags::UNUSUAL)
         && (!plain.is_tcp()
             || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
-                && told_state(connection, life) == TcpState::Established as u8)
+                && current_state(connection, life) == TcpState::Established as u8)
 }
 
 /// The state of a connection, whose record may be more recent than its entry.
 #[inline]
-fn told_state(connection: &Connection<'_>, life: Life) -> u8 {
+fn current_state(connection: &Connection<'_>, life: Life) -> u8 {
     if life.is_offloaded() { connection.state() } else { life.state() }
 }
 

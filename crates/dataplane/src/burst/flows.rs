@@ -1,6 +1,6 @@
 //! One worker's access to the connection table, with its counters, random numbers and other state.
 //!
-//! Each stage from the look-up to forwarding is a function in a separate file, which takes this value as an argument.
+//! Each stage from the look-up on is a function in a separate file, which takes this value as an argument.
 
 use std::sync::Arc;
 
@@ -166,8 +166,8 @@ impl Flows {
 
     /// Counts an ICMP error sent to the client of a connection, as IPVS does for the director's errors that pass its
     /// hooks like replies.
-    pub fn count_icmp_error(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
-        let Some(id) = connection else { return };
+    pub fn count_icmp_error(&self, id: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
+        let Some(id) = id else { return };
         let connection = self.table.connection(id);
         if !connection.method().masquerades()
             && let Some(destination) = snapshot.destinations.available_for(&connection)

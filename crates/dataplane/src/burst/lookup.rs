@@ -71,8 +71,10 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, cx: Context<'_>) -> 
 /// packet from the wire, and routes an IPv6 one.
 #[inline]
 fn reply(connection: &Connection<'_>, id: ConnId, packet: &Packet, cx: Context<'_>) -> Found {
-    let is_routed = connection.method().masquerades() || packet.family() == Family::V6;
-    if is_routed || cx.snapshot.settings.forward_shared {
+    if connection.method().masquerades()
+        || packet.family() == Family::V6
+        || cx.snapshot.settings.forward_shared
+    {
         return Found::Reply(id);
     }
     if let Some(destination) = cx.snapshot.destinations.of(connection) {

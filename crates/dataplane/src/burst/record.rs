@@ -202,16 +202,13 @@ impl Burst {
                     continue;
                 }
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
-                let may_pass = match &step.class {
-                    Class::Flow(packet) => {
-                        !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
-                    }
-                    _ => false,
-                };
-                if !may_pass {
-                    record.progress = Progress::General(self.steps.len() as u8);
-                    self.steps.push(step);
+                if let Class::Flow(packet) = &step.class
+                    && !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                {
+                    continue;
                 }
+                record.progress = Progress::General(self.steps.len() as u8);
+                self.steps.push(step);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::conn::{
     ConnId, Connection, Direction, Flags, Packets, RecordState, Seen, Settled, TableWorker, Then,
 };
 use crate::new_connection::eviction::is_half_open;
-use crate::snapshot::{Activity, Change, Destination, DestinationId, DestinationLive, Snapshot};
+use crate::snapshot::{Activity, Change, Destination, DestinationId, Snapshot};
 
 /// The effect of a packet on the state of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -46,13 +46,13 @@ pub(crate) fn advance(
     id: ConnId,
     event: impl Into<Event>,
     direction: Direction,
-    live: Option<&DestinationLive>,
+    destination: Option<&Destination>,
     cx: Context<'_>,
 ) {
     let event = event.into();
     let table = &mut flows.table;
-    let settings = &cx.snapshot.settings;
-    let now = cx.now;
+    let Context { now, snapshot, .. } = cx;
+    let settings = &snapshot.settings;
     let connection = table.connection(id);
     let protocol = connection.protocol();
     let moved = match protocol {
@@ -69,8 +69,7 @@ pub(crate) fn advance(
             let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
             table.transition(id, |state| {
                 let after = TcpState::of(state).after(event.tcp, seen, judgement);
-                let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
-                (after as u8, now + timeout)
+                (after as u8, now + tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait))
             })
         }
     };
@@ -80,50 +79,48 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    note(table, &mut flows.deferred, id, before, after, proven, live.map(|live| (live, cx.snapshot)));
-    if let Some(live) = live
+    note(table, &mut flows.deferred, id, (before, after), proven, destination, snapshot);
+    if let Some(destination) = destination
         && protocol == Protocol::TCP
         && direction == Direction::Outbound
         && is_refused(before, after)
     {
-        live.count_refused(cx.now);
+        destination.live.count_refused(now);
     }
 }
 
-/// Records a change of a connection's state, also at its destination in this snapshot. `proven`: its client is known to
+/// Records a change of a connection's state from `before` to `after`, also at its destination. `proven`: its client is known to
 /// receive replies.
 #[inline]
 fn note(
     table: &TableWorker,
     deferred: &mut Deferred,
     id: ConnId,
-    before: u8,
-    after: u8,
+    (before, after): (u8, u8),
     proven: bool,
-    destination: Option<(&DestinationLive, &Snapshot)>,
+    destination: Option<&Destination>,
+    snapshot: &Snapshot,
 ) {
     let connection = table.connection(id);
     let protocol = connection.protocol();
     if proven && let Some(template) = connection.controller() {
         table.assure(template);
     }
-    let from = Activity::of(protocol, before);
+    // Without a destination nothing counts the connection, as in IPVS (recording
+    // `sync-unbound-master-sends-active-close`).
+    let Some(Destination { live, .. }) = destination else { return };
     let to = Activity::of(protocol, after);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
-        false => from != to,
-        // Without a destination nothing counts the connection, as in IPVS (recording
-        // `sync-unbound-master-sends-active-close`).
-        true => destination.is_some() && before != after && connection.count_as(to == Activity::Inactive),
+        false => Activity::of(protocol, before) != to,
+        true => before != after && connection.count_as(to == Activity::Inactive),
     };
-    if let Some((live, snapshot)) = destination {
-        if has_moved {
-            deferred.change(DestinationId(connection.dest_ref()), live, Change::MoveTo(to), snapshot);
-        }
-        if proven && protocol == Protocol::TCP {
-            live.answered();
-            if live.has_neighbours() && is_beside_its_destination(&connection, snapshot) {
-                live.neighbour_answered();
-            }
+    if has_moved {
+        deferred.change(DestinationId(connection.dest_ref()), live, Change::MoveTo(to), snapshot);
+    }
+    if proven && protocol == Protocol::TCP {
+        live.answered();
+        if live.has_neighbours() && is_beside_its_destination(&connection, snapshot) {
+            live.neighbour_answered();
         }
     }
 }
@@ -188,10 +185,10 @@ pub(crate) fn note_settled(
     if let Some(number) = record.awaited() {
         connection.set_destination_sequence(number);
     }
-    let destination = snapshot.destinations.of(&connection);
     let proven =
         record.has(RecordState::WAS_ESTABLISHED) && is_half_open(Protocol::TCP, before) && before != after;
-    note(table, deferred, id, before, after, proven, destination.map(|known| (&*known.live, snapshot)));
+    let destination = snapshot.destinations.of(&connection);
+    note(table, deferred, id, (before, after), proven, destination, snapshot);
 }
 
 /// Whether the destination has answered the client's SYN with a reset.
@@ -215,8 +212,7 @@ pub(crate) fn advance_on_reply(
         None => return,
     }
     flows.tally(id, Direction::Outbound, packet.length(), cx.now);
-    let live = destination.map(|destination| &*destination.live);
-    advance(flows, id, packet, Direction::Outbound, live, cx);
+    advance(flows, id, packet, Direction::Outbound, destination, cx);
 }
 
 /// The direction of a packet, and whether the director sees both directions. A reply shows that it does.

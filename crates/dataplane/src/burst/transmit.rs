@@ -107,9 +107,10 @@ impl Transmitter {
         port: &mut impl Port,
     ) -> Option<usize> {
         let rate = cx.snapshot.settings.icmp_msgs_per_sec;
-        let allowed = !error.is_limited() || self.limit.allows(cx.now, rate);
-        let made =
-            if allowed { error.emit(cx.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+        let made = match !error.is_limited() || self.limit.allows(cx.now, rate) {
+            true => error.emit(cx.snapshot, port, &mut self.ids, &self.unresolved),
+            false => None,
+        };
         self.originate(made, port)
     }
 
@@ -153,10 +154,9 @@ impl Transmitter {
     /// Sends a frame of the burst, counts and records it.
     #[inline]
     pub fn forward(&mut self, received: Received, link: LinkId, port: &mut impl Port) {
-        let Received { link: from, frame } = received;
-        if let Err(frame) = port.transmit(link, frame) {
+        if let Err(frame) = port.transmit(link, received.frame) {
             let refused = Verdict::Drop(DropReason::TransmitRefused);
-            return self.carry_out(Received { link: from, frame }, refused, port);
+            return self.carry_out(Received { frame, ..received }, refused, port);
         }
         self.counters.transmitted.add(1);
         self.record(Verdict::Transmit(link), port);
@@ -216,8 +216,7 @@ impl Transmitter {
         from: usize,
         port: &mut impl Port,
     ) -> bool {
-        let count = plan.count();
-        for number in from..count {
+        for number in from..plan.count() {
             match plan.copy(packet, number, port) {
                 Some(fragment) if self.fragments.len() < MAX_FRAGMENTS => self.fragments.push(fragment),
                 other => {
