@@ -133,46 +133,41 @@ impl Egress {
             }
             links[place] = Some(LinkInfo::of(link, network, &by_ifindex));
         }
-        let vlans: HashMap<_, _> = network
-            .links
-            .iter()
-            .filter_map(|link| match links[usize::from(link.id.0)].as_ref()?.below {
-                Below::Vlan(over, vlan) => Some(((over, vlan), link.id)),
-                _ => None,
-            })
-            .collect();
-        let is_layered = links.iter().flatten().any(|link| link.below != Below::Nothing);
-        let has_bonds = links.iter().flatten().any(|link| matches!(link.below, Below::Bond(_)));
         let vrfs: BTreeSet<_> = network.links.iter().filter_map(|link| link.vrf).collect();
         let neighbours = network
             .neighbours
             .iter()
             .filter_map(|known| {
-                let link = *by_ifindex.get(&known.ifindex)?;
-                let found = Known { neighbour: *known, used: Used::default() };
-                Some((neighbour_key(link, known.addr), found))
+                let key = neighbour_key(*by_ifindex.get(&known.ifindex)?, known.addr);
+                Some((key, Known { neighbour: *known, used: Used::default() }))
             })
             .collect();
-        let mut egress = Self {
+        let mut routes = Routes::build(network, &by_ifindex);
+        let egress = Self {
+            vlans: network
+                .links
+                .iter()
+                .filter_map(|link| match links[usize::from(link.id.0)].as_ref()?.below {
+                    Below::Vlan(over, vlan) => Some(((over, vlan), link.id)),
+                    _ => None,
+                })
+                .collect(),
+            is_layered: links.iter().flatten().any(|link| link.below != Below::Nothing),
+            has_bonds: links.iter().flatten().any(|link| matches!(link.below, Below::Bond(_))),
             links,
-            routes: Routes::build(network, &by_ifindex),
+            routes: Routes::default(),
             by_ifindex,
-            vlans,
-            is_layered,
-            has_bonds,
             vrfs: vrfs.into_iter().collect(),
             neighbours,
             rules: network.rules.clone(),
             by_mark: network.rules.iter().any(|rule| rule.mark.is_some()),
             policy_rule_marks: network.policy_rule_marks.clone(),
         };
-        let mut routes = std::mem::take(&mut egress.routes);
         routes.find_gateways(|target, link, gateway| match egress.resolve(target, link, gateway) {
             (Path::To(hop), Some(used)) => Some(Gateway { hop, used: used.clone() }),
             _ => None,
         });
-        egress.routes = routes;
-        egress
+        Self { routes, ..egress }
     }
 
     /// The route of a packet. [`Self::link`] tells whether its link is up.

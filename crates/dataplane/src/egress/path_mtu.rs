@@ -33,17 +33,17 @@ impl PathMtu {
     /// Records the path MTU to `dest` that a router has reported. A value above the known path MTU is not accepted. A
     /// value below the minimum MTU of a path is raised to it. Returns whether the path MTU has changed.
     pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) -> bool {
-        let least = match dest {
+        let mtu = mtu.max(match dest {
             IpAddr::V4(_) => LEAST_V4,
             IpAddr::V6(_) => ipv6::MIN_MTU,
-        };
-        let mtu = mtu.max(least);
+        });
         let forgotten = now.0 / 1000 + LASTS_SECONDS;
         // Refused if the known path MTU is smaller.
-        let before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu))
-        });
-        before.is_ok_and(|before| known(before, now) != mtu)
+        self.word
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu))
+            })
+            .is_ok_and(|before| known(before, now) != mtu)
     }
 }
 

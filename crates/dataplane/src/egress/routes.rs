@@ -83,9 +83,11 @@ impl Routes {
     /// The tries of a network's rules and routes.
     pub(super) fn build(network: &Network, by_ifindex: &HashMap<u32, LinkId>) -> Self {
         let mut targets = Vec::new();
-        let v4 = Lookups::build(network, Family::V4, by_ifindex, &mut targets);
-        let v6 = Lookups::build(network, Family::V6, by_ifindex, &mut targets);
-        Self { v4, v6, targets }
+        Self {
+            v4: Lookups::build(network, Family::V4, by_ifindex, &mut targets),
+            v6: Lookups::build(network, Family::V6, by_ifindex, &mut targets),
+            targets,
+        }
     }
 
     /// Whether packets in a family to the same address may take different routes.
@@ -171,8 +173,9 @@ impl Lookups {
     /// The entry for packets, encoded as a trie's entry.
     #[inline(never)]
     fn by_rules(&self, bits: u128, key: &RouteKey) -> u32 {
-        let matching = self.steps.iter().filter(|step| step.rule.matches(key));
-        matching
+        self.steps
+            .iter()
+            .filter(|step| step.rule.matches(key))
             .map(|step| step.trie.find(bits))
             .find(|leaf| *leaf != 0)
             .unwrap_or_else(|| self.last.find(bits))
@@ -239,10 +242,11 @@ impl Trie {
                 let RouteAction::Vrf(vrf) = route.action else { continue };
                 for inner in of_table(network, family, vrf) {
                     // The route's effect is limited to the longer of both prefixes.
-                    let part = [inner.dest, route.dest].into_iter().max_by_key(|dest| dest.len());
-                    let part = part
-                        .filter(|part| inner.dest.contains(part.addr()) && route.dest.contains(part.addr()));
-                    if let Some(part) = part {
+                    if let Some(part) = [inner.dest, route.dest]
+                        .into_iter()
+                        .max_by_key(|dest| dest.len())
+                        .filter(|part| inner.dest.contains(part.addr()) && route.dest.contains(part.addr()))
+                    {
                         let leaf = add(targets, Target::of(inner, *table, by_ifindex));
                         trie.paint(aligned(part.addr()).1, part.len(), leaf);
                     }
@@ -277,9 +281,9 @@ impl Trie {
                 (entry & !CHILD) as usize
             } else {
                 let child = self.nodes.len();
-                let depth = depth + 8;
-                let prefix = bits & !(u128::MAX >> depth);
-                self.nodes.push(Node { prefix, depth, unread: 0, other: 0, entries: [entry; 256] });
+                let deeper = depth + 8;
+                let prefix = bits & !(u128::MAX >> deeper);
+                self.nodes.push(Node { prefix, depth: deeper, unread: 0, other: 0, entries: [entry; 256] });
                 self.nodes[at].entries[byte] = CHILD | child as u32;
                 child
             };

@@ -20,15 +20,18 @@ impl Identification {
     /// one are not mistaken for fragments of another. The starting points are unpredictable without the secret.
     pub fn numbered(secret: HashSecret, number: usize) -> Self {
         let unspecified = Ipv4Addr::UNSPECIFIED.into();
-        let begin = between(unspecified, unspecified, &secret);
-        Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
+        let last =
+            between(unspecified, unspecified, &secret).wrapping_add((number as u32).wrapping_mul(APART));
+        Self { last, secret }
     }
 
     /// A seed for the worker's other random numbers that need not be secret: both kinds are visible on the network.
     pub fn seed(&self) -> u64 {
         let unspecified = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
-        let flow = FlowKey { protocol: Protocol::IP, source: unspecified, dest: unspecified };
-        flow.hash(&self.secret).rotate_left(32).wrapping_add(u64::from(self.last))
+        FlowKey { protocol: Protocol::IP, source: unspecified, dest: unspecified }
+            .hash(&self.secret)
+            .rotate_left(32)
+            .wrapping_add(u64::from(self.last))
     }
 
     /// The next identification of an IPv4 header.
@@ -49,9 +52,8 @@ impl Identification {
 const APART: u32 = 0x9e37_903f;
 
 fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
-    let flow =
-        FlowKey { protocol: Protocol::IP, source: Endpoint::new(source, 0), dest: Endpoint::new(dest, 0) };
-    flow.hash(secret) as u32
+    FlowKey { protocol: Protocol::IP, source: Endpoint::new(source, 0), dest: Endpoint::new(dest, 0) }
+        .hash(secret) as u32
 }
 
 #[cfg(test)]

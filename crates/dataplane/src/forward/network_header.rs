@@ -48,30 +48,26 @@ impl Fields {
     pub(crate) fn emit(self, addresses: Addresses, bytes: &mut [u8]) {
         let Self { tos, ttl, protocol, payload_len, id } = self;
         match addresses {
-            Addresses::V4(source, dest) => {
-                let header = ipv4::Header {
-                    tos,
-                    payload_len,
-                    id: id.unwrap_or(0),
-                    dont_fragment: id.is_none(),
-                    ttl,
-                    protocol,
-                    source,
-                    dest,
-                };
-                header.emit(bytes);
+            Addresses::V4(source, dest) => ipv4::Header {
+                tos,
+                payload_len,
+                id: id.unwrap_or(0),
+                dont_fragment: id.is_none(),
+                ttl,
+                protocol,
+                source,
+                dest,
             }
-            Addresses::V6(source, dest) => {
-                let header = ipv6::Header {
-                    traffic_class: tos,
-                    payload_len,
-                    next_header: protocol,
-                    hop_limit: ttl,
-                    source,
-                    dest,
-                };
-                header.emit(bytes);
+            .emit(bytes),
+            Addresses::V6(source, dest) => ipv6::Header {
+                traffic_class: tos,
+                payload_len,
+                next_header: protocol,
+                hop_limit: ttl,
+                source,
+                dest,
             }
+            .emit(bytes),
         }
     }
 }

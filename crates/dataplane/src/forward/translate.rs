@@ -93,16 +93,20 @@ pub(super) fn send(
     let is_joined = packet.longest_fragment.is_some();
     let (is_fragmentable, widest) = addresses.widest(len, packet.dont_fragment && !is_joined, hop.mtu);
     if !is_fragmentable && len > widest as usize {
-        let told = sender_mtu(packet.family(), widest);
-        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
+        let mtu = u16::try_from(sender_mtu(packet.family(), widest)).unwrap_or(u16::MAX);
+        return Err(DropReason::TooBig { mtu });
     }
     let payload_len = u16::try_from(payload)
         .ok()
         .filter(|len| *len <= addresses.longest_payload())
         .ok_or(DropReason::NoHeadroom)?;
-    let id = addresses.identification(is_fragmentable, ids);
-    let fields =
-        Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol: packet.flow.protocol, payload_len, id };
+    let fields = Fields {
+        tos: packet.tos,
+        ttl: packet.ttl - 1,
+        protocol: packet.flow.protocol,
+        payload_len,
+        id: addresses.identification(is_fragmentable, ids),
+    };
     match replace(frame, packet.transport, fields, addresses) {
         Some(segment) => rewrite_ends(segment, &packet.flow, source, dest),
         None => return Err(DropReason::NoHeadroom),
@@ -127,8 +131,7 @@ pub(crate) fn send_plain(
     let payload_len = plain.len - former_len as u16;
     let len = addresses.header_len() + usize::from(payload_len);
     let (is_fragmentable, widest) = addresses.widest(len, plain.dont_fragment, mtu);
-    let room = frame.headroom() + former_len;
-    if len > widest as usize || room < addresses.header_len() || frame.is_chain() {
+    if len > widest as usize || frame.headroom() + former_len < addresses.header_len() || frame.is_chain() {
         return false;
     }
     let (tos, ttl) = plain.tos_and_ttl(frame.bytes());

@@ -64,10 +64,9 @@ pub(super) fn send(
     }
     // The size of an IPv6 packet is checked whatever the setting: routers do not fragment IPv6.
     if outer.pmtu_disc || packet.family() == Family::V6 {
-        let widest = widest(packet.family(), hop.mtu, path_mtu, overhead as u32);
-        check_size(packet, widest, overhead as u32)?;
+        let overhead = overhead as u32;
+        check_size(packet, widest(packet.family(), hop.mtu, path_mtu, overhead), overhead)?;
     }
-    let mtu = hop.mtu.min(path_mtu);
     strip(frame, packet);
     let carried = Carried {
         family: packet.family(),
@@ -79,7 +78,7 @@ pub(super) fn send(
         return Err(DropReason::NoHeadroom);
     }
     encapsulate(frame.bytes_mut(), carried, addresses, overhead, outer);
-    Ok(Hop { mtu, ..hop })
+    Ok(Hop { mtu: hop.mtu.min(path_mtu), ..hop })
 }
 
 /// The fields of the inner packet that the outer headers copy.

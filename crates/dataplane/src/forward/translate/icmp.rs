@@ -42,14 +42,15 @@ pub(in crate::forward) fn send(
     check_ttl(packet)?;
     let message = &frame.bytes()[packet.transport..packet.end];
     let original = original_payload_len(frame.bytes(), quote);
-    let whole = u32::from(original) + (quote.transport - quote.network) as u32;
-    let header = header(message, packet.family(), whole, hop.mtu).ok_or(DropReason::Untranslatable)?;
+    let quoted_len = u32::from(original) + (quote.transport - quote.network) as u32;
+    let error_header =
+        header(message, packet.family(), quoted_len, hop.mtu).ok_or(DropReason::Untranslatable)?;
     let headers = 2 * outer.header_len() + icmp::HEADER_LEN;
     let most = match outer {
         Addresses::V4(..) => icmp::MAX_LEN,
         Addresses::V6(..) => icmpv6::MAX_LEN,
     };
-    let quoted_end = packet.transport + icmp::HEADER_LEN + quoted_len(message, packet.family());
+    let quoted_end = packet.transport + icmp::HEADER_LEN + carried_len(message, packet.family());
     // Whatever length the message claims, `quoted` has seen the ports.
     let carried = (quote.end - quote.transport)
         .min(most - headers)
@@ -58,8 +59,7 @@ pub(in crate::forward) fn send(
     if !frame.resize(carried) || !frame.grow_front(headers) {
         return Err(DropReason::NoHeadroom);
     }
-    let bytes = frame.bytes_mut();
-    let (head, message) = bytes.split_at_mut(outer.header_len());
+    let (head, message) = frame.bytes_mut().split_at_mut(outer.header_len());
     let (protocol, id) = match outer {
         Addresses::V4(..) => (Protocol::ICMP, Some(ids.take())),
         Addresses::V6(..) => (Protocol::ICMPV6, None),
@@ -67,13 +67,18 @@ pub(in crate::forward) fn send(
     let payload_len = message.len() as u16;
     Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol, payload_len, id }.emit(outer, head);
     let (start, rest) = message.split_at_mut(icmp::HEADER_LEN);
-    start.copy_from_slice(&header);
-    let (head, segment) = rest.split_at_mut(inner.header_len());
-    let protocol = quote.flow.protocol;
+    start.copy_from_slice(&error_header);
+    let (quoted_head, segment) = rest.split_at_mut(inner.header_len());
     let payload_len = original.min(inner.longest_payload());
-    // The true identification is not known; RFC 7915 §5.1 for the length.
-    let id = (inner.header_len() + usize::from(payload_len) <= FRAGMENTABLE_LEN).then_some(0);
-    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len, id }.emit(inner, head);
+    Fields {
+        tos: quote.tos,
+        ttl: quote.ttl,
+        protocol: quote.flow.protocol,
+        payload_len,
+        // The true identification is not known; RFC 7915 §5.1 for the length.
+        id: (inner.header_len() + usize::from(payload_len) <= FRAGMENTABLE_LEN).then_some(0),
+    }
+    .emit(inner, quoted_head);
     if quote.has_ports() {
         restore_ends(segment, &quote.flow, quoted);
     }
@@ -92,8 +97,12 @@ fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, E
         Protocol::TCP => tcp::field::CHECKSUM,
         _ => 0..0,
     };
-    let field = segment.get(checksum).and_then(|field| field.first_chunk().copied()).map(u16::from_be_bytes);
-    match field.filter(|sum| *sum != 0 || flow.protocol != Protocol::UDP) {
+    match segment
+        .get(checksum)
+        .and_then(|field| field.first_chunk().copied())
+        .map(u16::from_be_bytes)
+        .filter(|sum| *sum != 0 || flow.protocol != Protocol::UDP)
+    {
         Some(_) => rewrite_ends(segment, flow, source, dest),
         None => write_ports(segment, source, dest),
     }
@@ -113,7 +122,7 @@ fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
 
 /// The number of bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC
 /// 4884 §4).
-fn quoted_len(message: &[u8], family: Family) -> usize {
+fn carried_len(message: &[u8], family: Family) -> usize {
     let claimed = match family {
         // Destination unreachable, time exceeded.
         Family::V4 if matches!(message[0], 3 | 11) => usize::from(message[5]) * 4,
@@ -145,11 +154,11 @@ fn to_v6(type_and_code: [u8; 2], rest: u32, quoted_len: u32, mtu: u32) -> Option
         [3, 2] => ([4, 1], ipv6::field::NEXT_HEADER as u32),
         [3, 3] => ([1, 4], 0),
         [3, 4] => {
-            let told = match rest & 0xffff {
+            let reported = match rest & 0xffff {
                 0 => PLATEAUS.into_iter().find(|plateau| *plateau < quoted_len).unwrap_or(0),
-                told => told,
+                reported => reported,
             };
-            ([2, 0], (told + DIFFERENCE).min(mtu).max(ipv6::MIN_MTU))
+            ([2, 0], (reported + DIFFERENCE).min(mtu).max(ipv6::MIN_MTU))
         }
         [3, 9 | 10 | 13 | 15] => ([1, 1], 0),
         [11, code] => ([3, code], 0),

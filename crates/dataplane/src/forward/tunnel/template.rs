@@ -128,8 +128,8 @@ impl Template {
             return false;
         }
         plain.decrement_ttl(frame.bytes_mut());
-        let (tos, ttl) = plain.tos_and_ttl(frame.bytes());
-        let tos = outer_tos(tos);
+        let (inner_tos, ttl) = plain.tos_and_ttl(frame.bytes());
+        let tos = outer_tos(inner_tos);
         let grown = frame.grow_front(overhead);
         debug_assert!(grown, "there is room");
         let bytes = frame.bytes_mut();
@@ -138,11 +138,14 @@ impl Template {
         let network_len = match self.family {
             Family::V4 => {
                 let carried = Carried { family: plain.family, tos, ttl, dont_fragment: plain.dont_fragment };
-                let id = carried.identification(pmtu_disc, ids);
-                let flags = if id.is_none() { ipv4::DONT_FRAGMENT } else { 0 };
-                let id = id.unwrap_or(0);
-                let fields = [tos.into(), total as u16, id, flags, u16::from(ttl) << 8];
-                let checksum = fields.into_iter().fold(self.sum, Sum::word).checksum();
+                let (id, flags) = match carried.identification(pmtu_disc, ids) {
+                    Some(id) => (id, 0),
+                    None => (0, ipv4::DONT_FRAGMENT),
+                };
+                let checksum = [tos.into(), total as u16, id, flags, u16::from(ttl) << 8]
+                    .into_iter()
+                    .fold(self.sum, Sum::word)
+                    .checksum();
                 header[ipv4::field::TOS] = tos;
                 header[ipv4::field::TOTAL_LEN].copy_from_slice(&(total as u16).to_be_bytes());
                 header[ipv4::field::ID].copy_from_slice(&id.to_be_bytes());
@@ -178,19 +181,24 @@ impl Template {
         pmtu_disc: bool,
         now: Millis,
     ) -> Option<FlowHeaders> {
-        let is_identified = self.family == Family::V4 && (family == Family::V6 || !pmtu_disc);
+        if self.family == Family::V4 && (family == Family::V6 || !pmtu_disc) {
+            return None;
+        }
         let overhead = self.len - ethernet::HEADER_LEN;
-        let room = self.largest.min(self.path_mtu.at(now)).checked_sub(overhead as u32)?;
         let mut bytes = [0; MOST - ethernet::HEADER_LEN];
         bytes[..overhead].copy_from_slice(&self.bytes[ethernet::HEADER_LEN..self.len]);
         if self.has_udp {
             let source = &mut bytes[self.family.header_len()..][udp::field::SOURCE];
             source.copy_from_slice(&source_port(flow_hash).to_be_bytes());
         }
-        let sum = !self.sum.checksum();
-        let headers =
-            FlowHeaders { bytes, len: overhead, family: self.family, sum, has_udp: self.has_udp, room };
-        (!is_identified).then_some(headers)
+        Some(FlowHeaders {
+            bytes,
+            len: overhead,
+            family: self.family,
+            sum: !self.sum.checksum(),
+            has_udp: self.has_udp,
+            room: self.largest.min(self.path_mtu.at(now)).checked_sub(overhead as u32)?,
+        })
     }
 
     /// Copies the headers. The length is constant, so no function call is needed.
