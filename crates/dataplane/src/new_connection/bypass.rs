@@ -30,8 +30,8 @@ pub(crate) fn begin(
     verdict: Verdict,
     cx: Context<'_>,
 ) -> Result<Begun, Verdict> {
-    let is_refused = verdict == Verdict::Drop(DropReason::NoDestination);
-    if !is_refused || !may_bypass(marked.service, packet, cx.snapshot) {
+    if verdict != Verdict::Drop(DropReason::NoDestination) || !may_bypass(marked.service, packet, cx.snapshot)
+    {
         return Err(verdict);
     }
     if !cx.snapshot.egress.delivers_mark(marked.mark) {

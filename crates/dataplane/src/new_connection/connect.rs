@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use xvs_proto::{Packet, Protocol};
-use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod};
+use xvs_proto::{FlowKey, Packet, Protocol};
+use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, Request};
 
 use super::schedule::Chosen;
 use super::service::{self, Marked};
@@ -58,7 +58,8 @@ pub(crate) fn connect_complete<'s>(
 ) -> Result<Begun, Verdict> {
     service::refuse_ftp_data(packet, cx.snapshot)?;
     let limited = limit::admit(packet, marked, limit, cx)?;
-    let request = schedule::request(packet, cx.now, flows.random.next_u64());
+    let FlowKey { source, dest, .. } = packet.flow;
+    let request = Request { source, dest, now_millis: cx.now.0, random: flows.random.next_u64() };
     let named = quic::choose(flows, frame, packet, marked.service);
     let chosen = match (&marked.service.persistence, named) {
         (None, named) => schedule::choose(flows.worker, packet, marked.service, named, &request),
@@ -81,8 +82,10 @@ fn enter(
     cx: Context<'_>,
 ) -> Result<Begun, Verdict> {
     let Chosen { id, dest, method, live, template } = chosen;
-    let is_single = marked.service.one_packet && packet.flow.protocol == Protocol::UDP;
-    if is_single && method != ForwardingMethod::FullNat {
+    if marked.service.one_packet
+        && packet.flow.protocol == Protocol::UDP
+        && method != ForwardingMethod::FullNat
+    {
         limit::withdraw(limited, packet, marked, cx);
         return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, cx), id));
     }

@@ -57,8 +57,7 @@ impl Eviction {
     /// A position that differs between workers, so that they do not inspect the same entries.
     pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
         let config = table.table().config();
-        let next = (config.capacity / config.workers.max(1) * worker) as u32;
-        Self { next, found: [0; LEVELS], level: 0 }
+        Self { next: (config.capacity / config.workers.max(1) * worker) as u32, found: [0; LEVELS], level: 0 }
     }
 
     /// Inserts a connection. In a full table it evicts a less valuable one.
@@ -133,11 +132,14 @@ impl Eviction {
     fn begin_round(&mut self, extent: u32) {
         if self.next >= extent {
             let mut enough = extent / FEW;
-            let level = self.found.iter().position(|found| {
-                enough = enough.saturating_sub(*found);
-                enough == 0
-            });
-            self.level = level.unwrap_or(LEVELS - 1);
+            self.level = self
+                .found
+                .iter()
+                .position(|found| {
+                    enough = enough.saturating_sub(*found);
+                    enough == 0
+                })
+                .unwrap_or(LEVELS - 1);
             (self.next, self.found) = (0, [0; LEVELS]);
         }
     }
@@ -185,7 +187,7 @@ pub(crate) enum Worth {
         packets: u32,
     },
     /// Another director reports it as proven; the time of the last packet or message.
-    Told {
+    Announced {
         last_used: Millis,
     },
 }
@@ -197,7 +199,7 @@ impl Worth {
         match self {
             Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
             Self::Expired | Self::Embryonic | Self::FreshEmbryonic => 0,
-            Self::Template { .. } | Self::Told { .. } => LEVELS - 1,
+            Self::Template { .. } | Self::Announced { .. } => LEVELS - 1,
         }
     }
 }
@@ -252,16 +254,18 @@ impl Candidate {
         } else if is_embryonic(protocol, state, packets) {
             if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
         } else if is_proven {
-            let told = cx.snapshot.sync_backup.as_ref().map_or(PROVEN_PACKETS, |backup| backup.packets);
-            if !connection.flags().contains(Flags::SYNC) || packets >= told.saturating_add(PROVEN_PACKETS) {
+            let announced = cx.snapshot.sync_backup.as_ref().map_or(PROVEN_PACKETS, |backup| backup.packets);
+            if !connection.flags().contains(Flags::SYNC)
+                || packets >= announced.saturating_add(PROVEN_PACKETS)
+            {
                 return None;
             }
-            Worth::Told { last_used: Millis(last_used) }
+            Worth::Announced { last_used: Millis(last_used) }
         } else {
-            let packets = packets.checked_ilog2().unwrap_or(0);
+            let log2 = packets.checked_ilog2().unwrap_or(0);
             match is_fresh {
-                true => Worth::FreshUnproven { packets },
-                false => Worth::Unproven { packets, last_used: Millis(last_used) },
+                true => Worth::FreshUnproven { packets: log2 },
+                false => Worth::Unproven { packets: log2, last_used: Millis(last_used) },
             }
         };
         Some(Self { id, state, worth })
@@ -278,10 +282,11 @@ impl Candidate {
         };
         count_out(&table.connection(self.id), state, cx.snapshot);
         counters.evicted.add(1);
-        let template = controller
+        if let Some(template) = controller
             .filter(|id| table.connection(*id).is_template())
-            .and_then(|id| Self::of(table, id, cx));
-        if let Some(template) = template.filter(|template| template.worth <= Worth::Embryonic) {
+            .and_then(|id| Self::of(table, id, cx))
+            .filter(|template| template.worth <= Worth::Embryonic)
+        {
             template.evict(table, counters, cx);
         }
         true
@@ -333,9 +338,7 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
 /// lack the destination of a connection that another worker has just created. Only a caller that can remove a
 /// connection from the counts may remove it from the table.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    connection.is_bypass()
-        || connection.is_unbound()
-        || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
+    connection.is_bypass() || connection.is_unbound() || snapshot.destinations.of(connection).is_some()
 }
 
 /// Ends a connection that another one replaces. `false` if it controls others, or another worker ends it.
@@ -350,8 +353,8 @@ pub(crate) fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> b
 
 /// Removes a connection from its destination's counts. The caller has removed it from the table in this state.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
-    if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
-        live.decrement(ended(connection, state));
+    if let Some(destination) = snapshot.destinations.of(connection) {
+        destination.live.decrement(ended(connection, state));
     }
     limit::count_out(connection, snapshot);
 }

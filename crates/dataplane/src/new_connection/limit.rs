@@ -34,24 +34,22 @@ pub(crate) fn refuses_syn(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<DropR
 }
 
 fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, cx: Context<'_>) -> bool {
-    let flow = p.packet.flow;
-    let mark = cx.snapshot.marks.of(p.link, p.packet);
-    let service = cx.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
-    // Not data connections of FTP.
-    let service = service.filter(|service| [0, flow.dest.port].contains(&service.port()));
-    let limit = service.and_then(|service| limits.get(&service.key));
-    limit.is_some_and(|limit| {
-        let is_left = !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
-        is_left && !limit.take(cx.now)
-    })
+    cx.snapshot
+        .service_of(p.link, p.packet)
+        // Not data connections of FTP.
+        .filter(|service| [0, p.packet.flow.dest.port].contains(&service.port()))
+        .and_then(|service| limits.get(&service.key))
+        .filter(|limit| !limit.is_in_program() || p.link.is_own() || p.is_reassembled)
+        .is_some_and(|limit| !limit.take(cx.now))
 }
 
 /// Whether a client's SYN is answered with a cookie, because the client exceeds its rate. The SYN then counts as
 /// refused.
 pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, cx: Context<'_>) -> bool {
-    let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
-    let client = packet.flow.source.addr;
-    limit.is_some_and(|limit| cx.snapshot.clients.is_above(marked.service.key, client, limit, cx.now))
+    let Marked { service, .. } = marked;
+    service.client_limit.filter(|limit| limit.above == Above::SynProxy).is_some_and(|limit| {
+        cx.snapshot.clients.is_above(service.key, packet.flow.source.addr, limit, cx.now)
+    })
 }
 
 /// Counts a client's new connection, if there is a limit. Returns the connection's flag.

@@ -33,7 +33,7 @@ pub(crate) fn send(
     id: DestinationId,
     cx: Context<'_>,
 ) -> Verdict {
-    let Some(destination) = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(p.link), id) else {
+    let Some(destination) = cx.snapshot.destination(p.link, id) else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
     flows.count_request(destination, p.packet);

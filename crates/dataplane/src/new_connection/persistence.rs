@@ -47,33 +47,34 @@ pub(crate) fn choose<'s>(
         }
     };
     let client = key(packet, service, persistence);
-    let mut templates = Templates { flows, cx };
     // Another round is necessary only if another worker has created or ended the template in the meantime.
     loop {
-        let (key, found) = templates.find(client, call_id)?;
+        let (key, found) = find_template(flows, client, call_id, cx)?;
         let (template, destination, id) = match found {
-            Some(template) => match templates.join(template) {
+            Some(template) => match join(flows, template, cx) {
                 Some((destination, id)) => (template, destination, id),
                 None => {
-                    templates.flows.table.detach(template);
+                    flows.table.detach(template);
                     continue;
                 }
             },
             None => {
-                let id = member(templates.flows.worker, packet, service, request)?.id;
-                let unavailable = Verdict::Drop(DropReason::DestinationUnavailable);
-                let destination = cx.snapshot.destinations.find(id).ok_or(unavailable)?;
+                let id = member(flows.worker, packet, service, request)?.id;
+                let destination = cx
+                    .snapshot
+                    .destinations
+                    .find(id)
+                    .ok_or(Verdict::Drop(DropReason::DestinationUnavailable))?;
                 let new = template(&key, packet, service, persistence, destination, id, cx.now);
-                match templates.make(new, call_id, destination)? {
+                match make(flows, new, call_id, destination, cx)? {
                     Some(template) => (template, destination, id),
                     None => continue,
                 }
             }
         };
-        let dest = endpoint(packet, service, destination.endpoint);
         return Ok(Chosen {
             id,
-            dest,
+            dest: endpoint(packet, service, destination.endpoint),
             method: destination.method,
             live: &destination.live,
             template: Some(template),
@@ -88,99 +89,87 @@ pub(crate) fn without_template<'s>(packet: &Packet, service: &Service, member: &
     Chosen { id: member.id, dest, method: member.method, live: &member.live, template: None }
 }
 
-/// The template with this identity or, with a Call-ID, that of the client's call. If there is none, the identity for a
-/// new template.
+/// The template with this identity or, for a call, the one with this Call-ID among the templates of the client's calls.
+/// If there is none, the identity for a new template. The templates of a client's calls differ in the client's port,
+/// which is 0 in other templates.
 pub(crate) fn find_template(
-    flows: &mut Flows,
+    flows: &Flows,
     client: FlowKey,
     call_id: Option<&[u8]>,
     cx: Context<'_>,
 ) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-    Templates { flows, cx }.find(client, call_id)
+    let table = &flows.table;
+    let call_ids = &cx.snapshot.call_ids;
+    let Some(call_id) = call_id else {
+        return Ok((client, table.find_template(&client, table.hash(&client))));
+    };
+    let hash = call_ids.hash(call_id);
+    // An odd step: all ports that are tried for a call are different, and calls with the same first port continue
+    // with different ones.
+    let first = hash as u16;
+    let step = (hash >> 16) as u16 | 1;
+    let mut free = None;
+    for number in 0..PLACES {
+        let port = first.wrapping_add(step.wrapping_mul(number));
+        if port == 0 {
+            continue;
+        }
+        let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
+        match table.find_template(&key, table.hash(&key)) {
+            Some(id) if call_ids.is(table.connection(id).mark(), call_id) => return Ok((key, Some(id))),
+            Some(_) => {}
+            None => free = free.or(Some(key)),
+        }
+    }
+    free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
 }
 
-/// Finds templates, and creates new ones.
-struct Templates<'a, 's> {
-    flows: &'a mut Flows,
-    cx: Context<'s>,
+/// Adds one more connection to a template, and restarts its timeout. `None` if the template is no longer valid.
+fn join<'s>(flows: &mut Flows, id: ConnId, cx: Context<'s>) -> Option<(&'s Destination, DestinationId)> {
+    let Context { snapshot, now, .. } = cx;
+    let template = flows.table.connection(id);
+    let number = DestinationId(template.dest_ref());
+    let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
+    if destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template
+        || template.is_detached()
+        || !flows.table.share(id)
+    {
+        return None;
+    }
+    let timeout = Duration::from_secs(template.timeout_seconds().into());
+    flows.table.transition(id, |state| (state, now + timeout));
+    Some((destination, number))
 }
 
-impl<'s> Templates<'_, 's> {
-    /// The template with this identity or, for a call, the one with this Call-ID among the templates of the client's
-    /// calls. If there is none, the identity for a new template. The templates of a client's calls differ in the
-    /// client's port, which is 0 in other templates.
-    fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-        let table = &self.flows.table;
-        let call_ids = &self.cx.snapshot.call_ids;
-        let Some(call_id) = call_id else {
-            return Ok((client, table.find_template(&client, table.hash(&client))));
+/// Inserts a template that controls one connection. `None` if another worker was faster.
+fn make(
+    flows: &mut Flows,
+    mut new: NewConnection,
+    call_id: Option<&[u8]>,
+    destination: &Destination,
+    cx: Context<'_>,
+) -> Result<Option<ConnId>, Verdict> {
+    let call_ids = &cx.snapshot.call_ids;
+    if let Some(call_id) = call_id {
+        let Flows { worker, table, counters, .. } = flows;
+        new.mark = call_ids
+            .write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters))
+            .ok_or(Verdict::Drop(DropReason::CallsFull))?;
+    }
+    let dest = DestinationId(new.dest_ref);
+    let live = &destination.live;
+    flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
+    let inserted = flows.insert(&new, None, cx);
+    let Inserted::New(id) = inserted else {
+        flows.deferred.change(dest, live, Change::End(Activity::Template), cx.snapshot);
+        return match inserted {
+            Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+            Inserted::New(_) | Inserted::Existing(_) => Ok(None),
         };
-        let hash = call_ids.hash(call_id);
-        // An odd step: all ports that are tried for a call are different, and calls with the same first port continue
-        // with different ones.
-        let first = hash as u16;
-        let step = (hash >> 16) as u16 | 1;
-        let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
-        let mut free = None;
-        for port in places.filter(|&port| port != 0) {
-            let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
-            match table.find_template(&key, table.hash(&key)) {
-                Some(id) if call_ids.is(table.connection(id).mark(), call_id) => {
-                    return Ok((key, Some(id)));
-                }
-                Some(_) => {}
-                None => free = free.or(Some(key)),
-            }
-        }
-        free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
-    }
-
-    /// Adds one more connection to a template, and restarts its timeout. `None` if the template is no longer valid.
-    fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
-        let Context { snapshot, now, .. } = self.cx;
-        let template = self.flows.table.connection(id);
-        let number = DestinationId(template.dest_ref());
-        let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
-        let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
-        if drained || template.is_detached() || !self.flows.table.share(id) {
-            return None;
-        }
-        let timeout = Duration::from_secs(template.timeout_seconds().into());
-        self.flows.table.transition(id, |state| (state, now + timeout));
-        Some((destination, number))
-    }
-
-    /// Inserts a template that controls one connection. `None` if another worker was faster.
-    fn make(
-        &mut self,
-        mut new: NewConnection,
-        call_id: Option<&[u8]>,
-        destination: &Destination,
-    ) -> Result<Option<ConnId>, Verdict> {
-        let Self { flows, cx } = self;
-        let call_ids = &cx.snapshot.call_ids;
-        if let Some(call_id) = call_id {
-            let full = Verdict::Drop(DropReason::CallsFull);
-            let Flows { worker, table, counters, .. } = &mut **flows;
-            let mark = call_ids
-                .write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
-            new.mark = mark.ok_or(full)?;
-        }
-        let dest = DestinationId(new.dest_ref);
-        let live = &destination.live;
-        flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
-        let inserted = flows.insert(&new, None, *cx);
-        let Inserted::New(id) = inserted else {
-            flows.deferred.change(dest, live, Change::End(Activity::Template), cx.snapshot);
-            return match inserted {
-                Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
-                Inserted::New(_) | Inserted::Existing(_) => Ok(None),
-            };
-        };
-        let template = flows.table.connection(id);
-        call_ids.settle(new.mark, &template);
-        Ok(template.add_controlled().then_some(id))
-    }
+    };
+    let template = flows.table.connection(id);
+    call_ids.settle(new.mark, &template);
+    Ok(template.add_controlled().then_some(id))
 }
 
 /// The identity of the template for a packet's connection.

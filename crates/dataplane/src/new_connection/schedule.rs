@@ -8,7 +8,6 @@ use std::sync::Arc;
 use xvs_proto::{Endpoint, Packet, ftp};
 use xvs_sched::{ForwardingMethod, Request, ServiceKey};
 
-use crate::clock::Millis;
 use crate::conn::ConnId;
 use crate::snapshot::{DestinationId, DestinationLive, Member, Service};
 use crate::verdict::{DropReason, Verdict};
@@ -23,11 +22,6 @@ pub(crate) struct Chosen<'s> {
     pub(crate) live: &'s Arc<DestinationLive>,
     /// The template that determined the destination. It already counts the connection.
     pub(crate) template: Option<ConnId>,
-}
-
-/// The scheduler's input for a packet. `random`: bits that are new for each choice.
-pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
-    Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
 }
 
 /// Chooses a destination, and the endpoint there, for a new connection to a service without persistence. A destination
@@ -47,10 +41,9 @@ pub(crate) fn choose<'s>(
     if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
         return Err(no_destination(packet, service));
     }
-    let chosen = named.map_or_else(|| member(worker, packet, service, request), Ok)?;
-    let Member { id, endpoint, method, live, .. } = chosen;
-    let port = if endpoint.port == 0 { port } else { endpoint.port };
-    let dest = Endpoint { port, ..*endpoint };
+    let Member { id, endpoint, method, live, .. } =
+        named.map_or_else(|| member(worker, packet, service, request), Ok)?;
+    let dest = if endpoint.port == 0 { Endpoint { port, ..*endpoint } } else { *endpoint };
     Ok(Chosen { id: *id, dest, method: *method, live, template: None })
 }
 

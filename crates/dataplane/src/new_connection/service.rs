@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::{LinkId, Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
+use xvs_proto::{FlowKey, LinkId, Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
 use xvs_sched::ServiceKey;
 
 use crate::burst::context::FramedPacket;
@@ -59,23 +59,24 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
     }
     let dest = packet.flow.dest;
     let mark = snapshot.marks.of(link, packet);
-    let service = snapshot.services.for_packet(mark, packet.flow.protocol, dest)?;
-    let is_behind = service.may_proxy()
-        && [0, dest.port].contains(&service.port())
-        && is_valid_source(packet.flow.source.addr, dest.addr, link, snapshot);
-    is_behind.then_some(Marked { service, mark })
+    snapshot
+        .services
+        .for_packet(mark, packet.flow.protocol, dest)
+        .filter(|service| service.may_proxy() && [0, dest.port].contains(&service.port()))
+        .filter(|_| is_valid_source(packet.flow.source.addr, dest.addr, link, snapshot))
+        .map(|service| Marked { service, mark })
 }
 
 /// The service of a packet that this machine itself sends through `lo` to a service at its own endpoint. The packet has
 /// no mark.
 fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
-    let protocol = packet.flow.protocol;
-    let dest = packet.flow.dest;
-    let service = snapshot.services.for_packet(0, protocol, dest)?;
-    let is_exact = service.key == ServiceKey::Address { protocol, endpoint: dest };
+    let FlowKey { protocol, source, dest } = packet.flow;
     let is_ftp = protocol == Protocol::TCP && dest.port == ftp::CONTROL_PORT;
-    let serves = link == LinkId::LOOPBACK && is_exact && !is_ftp && is_host(packet.flow.source.addr);
-    serves.then_some(Marked { service, mark: 0 })
+    if link != LinkId::LOOPBACK || is_ftp || !is_host(source.addr) {
+        return None;
+    }
+    let key = ServiceKey::Address { protocol, endpoint: dest };
+    snapshot.services.find(&key).map(|service| Marked { service, mark: 0 })
 }
 
 /// The verdict on a packet that begins no connection. The packet is edited to the form that an ICMP error must quote.

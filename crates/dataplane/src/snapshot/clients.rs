@@ -113,12 +113,11 @@ impl Clients {
 
     /// A table with the same contents that changes independently.
     pub(crate) fn separate_copy(&self) -> Self {
-        let sets = self
-            .sets
-            .get()
-            .map(|sets| sets.iter().map(|set| Set(set.0.each_ref().map(Slot::separate_copy))).collect());
         let copied = Self::new(self.settings, self.secret);
-        sets.into_iter().for_each(|sets| _ = copied.sets.set(sets));
+        if let Some(sets) = self.sets.get() {
+            let sets = sets.iter().map(|set| Set(set.0.each_ref().map(Slot::separate_copy)));
+            _ = copied.sets.set(sets.collect());
+        }
         copied
     }
 
@@ -159,8 +158,9 @@ impl Clients {
     /// Whether the rate of a limit would refuse a client's new connection now, which is then counted as refused.
     pub(crate) fn is_above(&self, key: ServiceKey, client: IpAddr, limit: ClientLimit, now: Millis) -> bool {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return false };
-        let known = set.0.iter().find(|slot| slot.tag() == tag);
-        known
+        set.0
+            .iter()
+            .find(|slot| slot.tag() == tag)
             .filter(|slot| next_due(limit.rate, limit.burst, slot.due.load(Relaxed), now).is_none())
             .inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed))
             .is_some()
@@ -192,19 +192,15 @@ impl Clients {
     /// The clients that have connections or were refused, in no particular order. A client that is being replaced may
     /// appear with the numbers of another one.
     pub fn iter(&self) -> impl Iterator<Item = Client> {
-        let slots = self.sets.get().into_iter().flatten().flat_map(|set| &set.0);
-        slots.filter_map(|slot| {
+        self.sets.get().into_iter().flatten().flat_map(|set| &set.0).filter_map(|slot| {
             let connections = slot.connections();
             let refused = slot.refused.load(Relaxed);
             let [high, low] = slot.addr.each_ref().map(|word| word.load(Relaxed));
             // An IPv4 address is stored as a mapped one.
-            let addr = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
-            let addr = addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4);
-            let network = Prefix::new(addr, self.settings.lengths[Family::of(addr) as usize])?;
-            let service = slot.service.load(Relaxed);
+            let addr = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).to_canonical();
             (slot.tag() != 0 && (connections > 0 || refused > 0)).then_some(Client {
-                network,
-                service,
+                network: Prefix::new(addr, self.settings.lengths[Family::of(addr) as usize])?,
+                service: slot.service.load(Relaxed),
                 connections,
                 refused,
             })
@@ -250,19 +246,17 @@ impl Clients {
                 .filter(|slot| slot.connections() == 0)
                 .min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
             let former = slot.owner.load(Relaxed);
-            let is_free = former & u64::from(CONNECTIONS_MAX) == 0;
             // Relaxed: the fields of a slot order no other memory.
-            if is_free
+            if former & u64::from(CONNECTIONS_MAX) == 0
                 && slot.owner.compare_exchange(former, tag << CONNECTIONS_BITS, Relaxed, Relaxed).is_ok()
             {
                 slot.due.store(nanoseconds(now), Relaxed);
                 slot.refused.store(0, Relaxed);
                 slot.service.store(self.hash_of(key), Relaxed);
-                let addr = match self.network(client) {
-                    IpAddr::V4(addr) => addr.to_ipv6_mapped(),
-                    IpAddr::V6(addr) => addr,
+                let bits = match self.network(client) {
+                    IpAddr::V4(addr) => addr.to_ipv6_mapped().to_bits(),
+                    IpAddr::V6(addr) => addr.to_bits(),
                 };
-                let bits = addr.to_bits();
                 slot.addr[0].store((bits >> 64) as u64, Relaxed);
                 slot.addr[1].store(bits as u64, Relaxed);
                 return Some((slot, tag));

@@ -54,9 +54,8 @@ impl Snapshot {
         let decisions = Arc::default();
         let stats = Arc::<ServiceLive>::default();
         let destinations = self.destinations.separate_copy(&stats);
-        let services = self.services.separate_copy(&destinations, &stats, &decisions);
         let copy = Self {
-            services,
+            services: self.services.separate_copy(&destinations, &stats, &decisions),
             destinations,
             call_ids: Arc::new(self.call_ids.separate_copy()),
             clients: Arc::new(self.clients.separate_copy()),
@@ -141,10 +140,7 @@ struct RecordingScheduler {
 impl Scheduler for RecordingScheduler {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         let choice = self.service.scheduler.pick(state, request, candidates);
-        let account = self.account(state, request, candidates);
-        let members = self.service.members.iter().enumerate();
-        let now = Millis(request.now_millis);
-        let candidates = members.map(|(position, member)| {
+        let seen = self.service.members.iter().enumerate().map(|(position, member)| {
             let is_overloaded = candidates.overloaded(position);
             let slow_start =
                 member.slow_start.as_ref().filter(|_| is_overloaded && !member.live.is_overloaded());
@@ -154,17 +150,16 @@ impl Scheduler for RecordingScheduler {
                 weight: candidates.weight(position),
                 load: candidates.load(position),
                 overloaded: is_overloaded && slow_start.is_none(),
-                slow_start_percent: slow_start.map(|slow| slow.percent(now)),
+                slow_start_percent: slow_start.map(|slow| slow.percent(Millis(request.now_millis))),
                 upper_threshold: member.live.thresholds().0,
             }
         });
-        let decision = Decision {
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(Decision {
             service: self.service.key,
-            account,
-            candidates: candidates.collect(),
+            account: self.account(state, request, candidates),
+            candidates: seen.collect(),
             chosen: choice.position,
-        };
-        self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(decision);
+        });
         choice
     }
 

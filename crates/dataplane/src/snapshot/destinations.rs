@@ -75,13 +75,15 @@ impl Destination {
     /// The best path to the destination for packets in any VRF or in none: one that works, otherwise one to a neighbour
     /// that is not resolved.
     pub fn best_path(&self) -> Path {
-        let paths = [self.path].into_iter().chain(self.in_vrfs.iter().map(|of| of.path));
-        let rank = |path: &Path| match path {
-            Path::To(_) | Path::Local => 0,
-            Path::NoNeighbour { .. } => 1,
-            Path::NoRoute => 2,
-        };
-        paths.min_by_key(rank).unwrap_or(self.path)
+        [self.path]
+            .into_iter()
+            .chain(self.in_vrfs.iter().map(|of| of.path))
+            .min_by_key(|path| match path {
+                Path::To(_) | Path::Local => 0,
+                Path::NoNeighbour { .. } => 1,
+                Path::NoRoute => 2,
+            })
+            .unwrap_or(self.path)
     }
 
     /// It, as packets of each VRF reach it.
@@ -126,10 +128,22 @@ struct Page {
 
 impl Page {
     fn new(destinations: Vec<Option<Destination>>) -> Self {
-        let routes = array::from_fn(|place| destinations[place].as_ref()?.route());
-        let in_vrfs =
-            destinations.iter().map(|known| known.as_ref().map(Destination::by_vrf).unwrap_or_default());
-        Self { routes, in_vrfs: in_vrfs.collect(), destinations }
+        Self {
+            routes: array::from_fn(|place| destinations[place].as_ref()?.route()),
+            in_vrfs: destinations
+                .iter()
+                .map(|known| known.as_ref().map(Destination::by_vrf).unwrap_or_default())
+                .collect(),
+            destinations,
+        }
+    }
+
+    /// The values on which the routing of packets to a destination depends.
+    fn routing(&self, place: usize) -> impl PartialEq {
+        (
+            self.destinations[place].as_ref().map(|known| (known.tunnel, &known.in_vrfs)),
+            self.routes[place].as_ref().map(Route::way),
+        )
     }
 
     fn in_vrf(&self, place: usize, vrf: Table) -> Option<&InVrf> {
@@ -204,28 +218,22 @@ impl Destinations {
     /// The destinations whose route or tunnel differs from that in `before`. Cost: a comparison for each page, and for
     /// each route in a changed page.
     pub(crate) fn rerouted_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = DestinationId> + 'a {
-        let pages = self.pages.iter().zip(&before.pages).enumerate();
-        pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before)).flat_map(
-            |(page, (after, before))| {
-                let places = (0..PAGE).filter(move |place| {
-                    let [before, after] = [before, after].map(|page| {
-                        let tunnel = page.destinations[*place]
-                            .as_ref()
-                            .map(|destination| (destination.tunnel, &destination.in_vrfs));
-                        (tunnel, page.routes[*place].as_ref().map(Route::way))
-                    });
-                    before != after
-                });
-                places.map(move |place| DestinationId((page * PAGE + place) as u32))
-            },
-        )
+        self.pages
+            .iter()
+            .zip(&before.pages)
+            .enumerate()
+            .filter(|(_, (after, before))| !Arc::ptr_eq(after, before))
+            .flat_map(|(page, (after, before))| {
+                (0..PAGE)
+                    .filter(|place| after.routing(*place) != before.routing(*place))
+                    .map(move |place| DestinationId((page * PAGE + place) as u32))
+            })
     }
 
     /// Applies a function to each destination; the numbers do not change.
     pub(super) fn map(&self, one: impl Fn(&Destination) -> Destination) -> Self {
         let pages = self.pages.iter().map(|page| {
-            let each = page.destinations.iter().map(|destination| destination.as_ref().map(&one));
-            Arc::new(Page::new(each.collect()))
+            Arc::new(Page::new(page.destinations.iter().map(|known| known.as_ref().map(&one)).collect()))
         });
         Self { pages: pages.collect() }
     }

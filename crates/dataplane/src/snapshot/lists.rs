@@ -144,9 +144,7 @@ impl Snapshot {
         is_reply: impl FnOnce() -> bool,
     ) -> Option<(&List, DropReason)> {
         let lists = self.lists.as_deref().filter(|lists| lists.concern(packet.flow.source.addr))?;
-        let key = packet.connection_key();
-        let mark = self.marks.of(link, packet);
-        let service = self.services.for_packet(mark, key.protocol, key.dest)?;
+        let service = self.service_of(link, packet)?;
         lists.refusal(&service.key, packet.flow.source.addr).filter(|_| !is_reply())
     }
 }

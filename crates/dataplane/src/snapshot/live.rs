@@ -159,10 +159,13 @@ impl DestinationLive {
     #[inline]
     fn load_with(&self, pending: u64) -> Load {
         let (active, inactive) = self.load.counts(pending);
-        let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
         // A move is reverted before or after its connection is counted as inactive, so for a moment, or until a burst
         // ends, it may be negative or missing.
-        let moved = u32::try_from(moved).unwrap_or(0).min(active);
+        let moved = self
+            .moves
+            .get()
+            .and_then(|(offloaded, slot)| u32::try_from(offloaded.moved(*slot)).ok())
+            .map_or(0, |moved| moved.min(active));
         Load { active: active - moved, inactive: inactive + moved }
     }
 
@@ -244,8 +247,8 @@ impl DestinationLive {
     /// if there are none, or none was counted for ten minutes.
     pub fn unanswered_neighbours(&self, now: Millis) -> Option<(u32, IpAddr)> {
         let last = *self.last_neighbour.lock().unwrap_or_else(PoisonError::into_inner);
-        let (client, last) = last.filter(|_| self.has_neighbours())?;
-        (last.until(now) < FORGOTTEN).then(|| (self.neighbours.load(Ordering::Relaxed), client))
+        let (client, at) = last.filter(|_| self.has_neighbours())?;
+        (at.until(now) < FORGOTTEN).then(|| (self.neighbours.load(Ordering::Relaxed), client))
     }
 
     /// Records a reply that passed through this director and was left to the kernel.
@@ -319,7 +322,7 @@ impl DestinationLive {
             return false;
         }
         let Pending { load, templates } = &self.stats.of_worker(worker).pending;
-        let is_first = (load.value(), templates.value()) == (0, 0);
+        let is_first = load.value() == 0 && templates.value() == 0;
         let (of_load, of_templates) = change.addends();
         load.add(of_load);
         templates.add(of_templates);

@@ -38,9 +38,7 @@ impl Activity {
             _ => Self::Inactive,
         }
     }
-}
 
-impl Activity {
     /// The count for a connection or template in this state.
     #[inline]
     pub fn counted(connection: &Connection<'_>, state: u8) -> Self {
@@ -97,9 +95,10 @@ pub(crate) struct LiveLoad {
 impl LiveLoad {
     /// A copy that counts independently.
     pub(crate) fn separate_copy(&self) -> Self {
-        let [word, bounds] =
-            [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
-        Self { word, bounds }
+        Self {
+            word: AtomicU64::new(self.word.load(Ordering::Relaxed)),
+            bounds: AtomicU64::new(self.bounds.load(Ordering::Relaxed)),
+        }
     }
 
     /// Sets the counts and the flag of a destination that no connection uses yet.
@@ -142,13 +141,11 @@ impl LiveLoad {
 
     /// The numbers of active and of inactive connections, with changes that are yet to be added.
     pub(crate) fn counts(&self, pending: u64) -> (u32, u32) {
-        let word = self.word.load(Ordering::Relaxed).wrapping_add(pending);
-        let Count { total, active, .. } = Count::unpack(word);
+        let Count { total, active, .. } =
+            Count::unpack(self.word.load(Ordering::Relaxed).wrapping_add(pending));
         // If two workers count a connection one after the other, the later change may be seen first. Then a count is
         // negative for a moment.
-        let [active, inactive] =
-            [active, total - active.max(0)].map(|count| u32::try_from(count).unwrap_or(0));
-        (active, inactive)
+        (u32::try_from(active).unwrap_or(0), u32::try_from(total - active.max(0)).unwrap_or(0))
     }
 
     /// Updates the overload flag according to the counts and thresholds.

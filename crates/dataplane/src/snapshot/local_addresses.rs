@@ -57,8 +57,10 @@ impl LocalAddresses {
 
     /// The addresses that new connections use, and those of other directors.
     pub fn addresses(&self) -> [Vec<IpAddr>; 2] {
-        let own = self.pools.iter().flat_map(|pool| &pool.ends).map(|(_, last)| last.addr).collect();
-        [own, self.standby.iter().map(|(addr, _)| *addr).collect()]
+        [
+            self.pools.iter().flat_map(|pool| &pool.ends).map(|(_, last)| last.addr).collect(),
+            self.standby.iter().map(|(addr, _)| *addr).collect(),
+        ]
     }
 
     /// The next endpoint in a family; `None` if the family has no local address.
@@ -81,8 +83,7 @@ struct Pool {
 
 impl Pool {
     fn at(&self, position: u32) -> Option<Endpoint> {
-        let place = self.ends.partition_point(|(end, _)| *end <= position);
-        let (end, last) = self.ends.get(place)?;
+        let (end, last) = self.ends.get(self.ends.partition_point(|(end, _)| *end <= position))?;
         Some(Endpoint { port: last.port - (end - 1 - position) as u16, ..*last })
     }
 }

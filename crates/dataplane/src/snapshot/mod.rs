@@ -143,8 +143,9 @@ impl Snapshot {
 
     /// The numbers of virtual services and of their destinations. Cost: one access to each service.
     pub fn configured(&self) -> (usize, usize) {
-        let services = self.services.iter();
-        services.fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
+        self.services
+            .iter()
+            .fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
     }
 }
 
@@ -157,8 +158,8 @@ impl Snapshot {
     /// The key of the route look-up for a reply that is received on a link. `None` if its mark may matter.
     pub(crate) fn unmarked_key_to_client(&self, link: LinkId, ends: &Ends) -> Option<RouteKey> {
         let dest = ends.local.unwrap_or(ends.client).addr;
-        let is_open = self.egress.routes_by_mark() && self.marks.may_mark(dest);
-        (!is_open).then(|| ends.key_to_client(0).of_vrf(self.egress.vrf(link)))
+        let may_matter = self.egress.routes_by_mark() && self.marks.may_mark(dest);
+        (!may_matter).then(|| ends.key_to_client(0).of_vrf(self.egress.vrf(link)))
     }
 
     /// The path to the client of a connection, for a packet to it that was received on a link.
@@ -170,11 +171,17 @@ impl Snapshot {
         .unwrap_or(Path::NoRoute)
     }
 
+    /// The destination with this number, for a client's packet that was received on a link.
+    #[inline]
+    pub(crate) fn destination(&self, link: LinkId, id: DestinationId) -> Option<&Destination> {
+        self.destinations.find_in(self.egress.vrf(link), id)
+    }
+
     /// The available destination of a connection, for a client's packet that was received on a link.
     #[inline]
     pub(crate) fn destination_for(&self, link: LinkId, connection: &Connection<'_>) -> Option<&Destination> {
-        let id = DestinationId(connection.dest_ref());
-        self.destinations.find_in(self.egress.vrf(link), id).filter(|destination| destination.available)
+        self.destination(link, DestinationId(connection.dest_ref()))
+            .filter(|destination| destination.available)
     }
 
     /// The path of clients' packets to a destination: in the VRF that has the virtual address, if there is one;
@@ -199,7 +206,12 @@ impl Snapshot {
 
     /// Whether a packet that was received on a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
+        self.service_of(link, packet).is_some()
+    }
+
+    /// The service of a packet that was received on a link, by its mark or its destination.
+    pub(crate) fn service_of(&self, link: LinkId, packet: &Packet) -> Option<&Arc<Service>> {
         let key = packet.connection_key();
-        self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest).is_some()
+        self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest)
     }
 }

@@ -45,8 +45,10 @@ impl Quic {
             .ok_or(Unnamed::Configuration(number))?
             .server_id(id)
             .ok_or(Unnamed::Short)?;
-        let place = self.members.binary_search_by_key(&server, |(known, _)| *known);
-        place.map(|place| self.members[place].1).map_err(|_| Unnamed::Server(server))
+        self.members
+            .binary_search_by_key(&server, |(known, _)| *known)
+            .map(|place| self.members[place].1)
+            .map_err(|_| Unnamed::Server(server))
     }
 }
 

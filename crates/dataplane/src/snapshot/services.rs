@@ -264,10 +264,9 @@ impl Service {
             // Relaxed: the state is all that is shared here.
             let before = self.place.load(Ordering::Relaxed);
             let Choice { position, state } = self.scheduler.choose(State(before), request, seen);
-            let unchanged = state.0 == before;
-            let committed = unchanged
-                || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-            if committed {
+            if state.0 == before
+                || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            {
                 return position.map(|position| &self.members[position]);
             }
         }

@@ -59,8 +59,8 @@ impl SlowStart {
 
     /// Earns this fraction of one new connection to the service.
     pub(super) fn earn(&self, part: f64) {
-        let part = (part * CONNECTION as f64) as u64;
-        self.update(|credit| (credit + part).min(CREDIT_MAX));
+        let earned = (part * CONNECTION as f64) as u64;
+        self.update(|credit| (credit + earned).min(CREDIT_MAX));
     }
 
     /// The earned and unused credit.
@@ -80,8 +80,7 @@ impl SlowStart {
 
     /// The same slow start with separate credit.
     pub(super) fn separate_copy(&self) -> Self {
-        let credit = AtomicU64::new(self.credit());
-        Self { credit: Arc::new(credit), ..self.clone() }
+        Self { credit: Arc::new(AtomicU64::new(self.credit())), ..self.clone() }
     }
 }
 

@@ -78,8 +78,11 @@ pub struct BackupCounters {
 impl Inbox {
     /// Empty queues for this many workers.
     pub fn new(workers: usize, trust: Trust) -> Self {
-        let queues = (0..workers).map(|_| ArrayQueue::new(QUEUE)).collect();
-        Self { trust, queues, counters: BackupCounters::default() }
+        Self {
+            trust,
+            queues: (0..workers).map(|_| ArrayQueue::new(QUEUE)).collect(),
+            counters: BackupCounters::default(),
+        }
     }
 
     /// Appends a connection to the queue of the hash's worker. Returns that worker, which may have to be woken; `None`

@@ -100,8 +100,8 @@ impl VipStage {
             3 => Self::Done,
             4 => Self::Refused,
             unsent => {
-                let mut reasons = DropReason::all();
-                reasons.nth((unsent - Self::FIRST_UNSENT) as usize).map_or(Self::Queued, Self::Unsent)
+                let index = (unsent - Self::FIRST_UNSENT) as usize;
+                DropReason::all().nth(index).map_or(Self::Queued, Self::Unsent)
             }
         }
     }
@@ -170,8 +170,10 @@ impl VipProbes {
         let sequence = number.wrapping_sub(1);
         self.places(sequence).find(|slot| {
             self.slots[*slot].load().as_deref().is_some_and(|probe| {
-                let is_of = probe.path.local == local && probe.path.virtual_endpoint == from;
-                is_of && probe.sequence == sequence && probe.stage().is_open()
+                probe.path.local == local
+                    && probe.path.virtual_endpoint == from
+                    && probe.sequence == sequence
+                    && probe.stage().is_open()
             })
         })
     }
