@@ -17,6 +17,8 @@
 //! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no
 //! room the option is omitted and counted.
 
+use std::net::IpAddr;
+
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
@@ -86,8 +88,8 @@ fn before_datagram(
     let least = if packet.family() == Family::V6 { ipv6::MIN_MTU } else { 0 };
     if is_too_big && packet.length() > least as usize {
         let sender = if family == packet.family() { mtu } else { forward::sender_mtu(packet.family(), mtu) };
-        let told = sender.saturating_sub(len as u32).max(least);
-        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
+        let reported = sender.saturating_sub(len as u32).max(least);
+        return Err(DropReason::TooBig { mtu: u16::try_from(reported).unwrap_or(u16::MAX) });
     }
     let changed = insert(p, udp::HEADER_LEN, &header[..len]).ok_or(DropReason::NoHeadroom)?;
     // Then the director fragments it.
@@ -215,11 +217,11 @@ fn with_option(
 ) -> Option<Packet> {
     let mut option = [0; 20];
     let len = match client.addr {
-        std::net::IpAddr::V4(addr) => {
+        IpAddr::V4(addr) => {
             option[4..8].copy_from_slice(&addr.octets());
             8
         }
-        std::net::IpAddr::V6(addr) => {
+        IpAddr::V6(addr) => {
             option[4..20].copy_from_slice(&addr.octets());
             20
         }
@@ -290,13 +292,12 @@ pub(crate) fn without_data(p: &mut FramedPacket<'_>, header_len: usize, instead:
 
 /// Writes the packet's length into its network header.
 pub(super) fn set_length(frame: &mut Frame, packet: &Packet) {
-    let header = &mut frame.bytes_mut()[packet.network..];
+    let bytes = &mut frame.bytes_mut()[packet.network..];
     match packet.family() {
         Family::V4 => {
-            let mut header = Ipv4::edit(header);
-            let part = header.flags_and_offset();
-            header.set_part(packet.length() as u16, part);
+            let mut header = Ipv4::edit(bytes);
+            header.set_part(packet.length() as u16, header.flags_and_offset());
         }
-        Family::V6 => Ipv6::edit(header).set_payload_len((packet.length() - ipv6::HEADER_LEN) as u16),
+        Family::V6 => Ipv6::edit(bytes).set_payload_len((packet.length() - ipv6::HEADER_LEN) as u16),
     }
 }

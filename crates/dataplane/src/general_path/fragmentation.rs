@@ -61,8 +61,7 @@ impl Fragmentation {
         if len <= network + limit {
             return Some(Self { marking: Marking::Whole, header: 0, per_fragment: len.max(1), payload: len });
         }
-        let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
-        let (marking, header, extra) = match ethertype {
+        let (marking, header, extra) = match u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]) {
             ethernet::TYPE_IPV4 => {
                 let view = Ipv4::quoted(frame.get(network..)?).ok()?;
                 let word = view.flags_and_offset();
@@ -144,13 +143,13 @@ impl Fragmentation {
     /// Writes this fragment's fields into its headers.
     fn mark(&self, frame: &mut [u8], number: usize) {
         let (offset, len) = self.place(number);
-        let more = offset + len < self.payload;
+        let is_last = offset + len == self.payload;
         let network = ethernet::HEADER_LEN;
         match self.marking {
             Marking::Whole => {}
             Marking::V4 { flags, id } => {
                 let total_len = (self.header - network + len) as u16;
-                let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
+                let more = if is_last { 0 } else { ipv4::MORE_FRAGMENTS };
                 let mut header = Ipv4::edit(&mut frame[network..]);
                 header.set_id(id);
                 header.set_part(total_len, flags | more | (offset / UNIT) as u16);
@@ -163,7 +162,7 @@ impl Fragmentation {
                 Ipv6::edit(&mut frame[network..]).set_payload_len(payload_len as u16);
                 frame[named_at] = extension::FRAGMENT;
                 let header = &mut frame[self.header..][..ipv6::FRAGMENT_HEADER_LEN];
-                let more = if more { ipv6::MORE_FRAGMENTS } else { 0 };
+                let more = if is_last { 0 } else { ipv6::MORE_FRAGMENTS };
                 header[..2].copy_from_slice(&[next, 0]);
                 header[2..4].copy_from_slice(&(offset as u16 | more).to_be_bytes());
                 header[4..].copy_from_slice(&id.to_be_bytes());

@@ -162,12 +162,12 @@ fn follow_reply(
     let (port, place) = match (passive_reply(&text[first..])?, asked) {
         (Reply::Passive(named, place), Asked::Passive) => {
             let is_own = [ends.dest.addr, ends.virtual_endpoint.addr].contains(&named.addr);
-            (if is_own { named.port } else { 0 }, Some(first + place.start..first + place.end))
+            let start = header_len + first;
+            (if is_own { named.port } else { 0 }, Some(start + place.start..start + place.end))
         }
         (Reply::ExtendedPassive(port), Asked::ExtendedPassive) => (port, None),
         _ => return None,
     };
-    let place = place.map(|place| header_len + place.start..header_len + place.end);
     let change = place.as_ref().map_or(0, |place| address_len as i8 - place.len() as i8);
     let edited = place
         .as_ref()
@@ -196,9 +196,7 @@ fn follow_reply(
     // One reply for each command.
     flows.table.connection(id).set_asked(Asked::Nothing);
     let (place, edited) = place.zip(edited)?;
-    let changed = replace(p, place, &address[..address_len])?;
-    flows.table.connection(id).set_shift(edited);
-    Some(changed)
+    replace(p, place, &address[..address_len]).inspect(|_| flows.table.connection(id).set_shift(edited))
 }
 
 /// The virtual address in the format of a reply to `PASV`, and its length.

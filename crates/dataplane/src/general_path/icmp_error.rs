@@ -94,8 +94,7 @@ fn about_reply(
         return no_destination::bypass(flows, &mut p.with(Some(&fragmentable(p.packet))), cx);
     }
     // As in IPVS, a removed destination gets the error, too.
-    let id = DestinationId(connection.dest_ref());
-    let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(p.link), id);
+    let destination = cx.snapshot.destination(p.link, DestinationId(connection.dest_ref()));
     to_destination(flows, p, quote, (&ends, connection.numbers()), destination, cx)
 }
 
@@ -179,10 +178,10 @@ fn about_request(
 
 /// Counts a TCP connection whose first packet caused an error, unless the error concerns its length.
 fn count_rejected(connection: &Connection<'_>, destination: &Destination, cx: Context<'_>) {
-    let is_new = connection.protocol() == Protocol::TCP
+    if connection.protocol() == Protocol::TCP
         && TcpState::of(connection.state()) == TcpState::SynRecv
-        && connection.in_packets() == 1;
-    if is_new {
+        && connection.in_packets() == 1
+    {
         destination.live.count_rejected(cx.now);
     }
 }
@@ -284,8 +283,7 @@ fn schedule(flows: &mut Flows, p: &mut FramedPacket<'_>, quote: &Packet, cx: Con
     match connect(flows, &p.with(Some(&request)), Marked { service, mark }, cx) {
         Ok(Begun::Connection(id) | Begun::Existing(id)) => about_reply(flows, p, quote, id, cx),
         Ok(Begun::OnePacket(ends, id)) => {
-            let destination = snapshot.destinations.find_in(snapshot.egress.vrf(link), id);
-            to_destination(flows, p, quote, (&ends, None), destination, cx)
+            to_destination(flows, p, quote, (&ends, None), snapshot.destination(link, id), cx)
         }
         Err(verdict) => verdict,
     }

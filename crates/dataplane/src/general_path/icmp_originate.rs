@@ -101,8 +101,10 @@ impl<'a> IcmpError<'a> {
             return None;
         }
         let virtual_address = self.virtual_address(snapshot);
-        let key = RouteKey::from(sender).of_vrf(snapshot.egress.vrf(self.link));
-        let key = virtual_address.map_or(key, |source| RouteKey { source, ..key });
+        let mut key = RouteKey::from(sender).of_vrf(snapshot.egress.vrf(self.link));
+        if let Some(source) = virtual_address {
+            key.source = source;
+        }
         let hop = hop_to(key, snapshot, unresolved)?;
         // The director's own address is the one on the link on which the packet was received.
         let source = virtual_address.or_else(|| snapshot.egress.source_for(key, self.link))?;

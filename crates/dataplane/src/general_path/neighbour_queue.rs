@@ -63,11 +63,12 @@ impl NeighbourQueue {
     pub fn release(&mut self, snapshot: &Snapshot, now: Millis) -> Option<(Received, Verdict)> {
         let egress = &snapshot.egress;
         if self.searched != snapshot.epoch {
-            let resolved = self.packets.iter().enumerate().find_map(|(at, Waiting { next_hop, .. })| {
-                let mac = egress.neighbour(next_hop.link, next_hop.addr)?;
-                Some((at, mac, egress.link(next_hop.link)?.mac))
-            });
-            if let Some((at, dest, source)) = resolved {
+            if let Some((at, dest, source)) =
+                self.packets.iter().enumerate().find_map(|(at, Waiting { next_hop, .. })| {
+                    let mac = egress.neighbour(next_hop.link, next_hop.addr)?;
+                    Some((at, mac, egress.link(next_hop.link)?.mac))
+                })
+            {
                 let Waiting { mut received, next_hop, .. } = self.packets.remove(at);
                 ethernet::set_addresses(received.frame.bytes_mut(), source, dest);
                 let verdict = leave(&received.frame, next_hop.link, next_hop.mtu);

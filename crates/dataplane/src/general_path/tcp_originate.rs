@@ -77,12 +77,12 @@ pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp:
     debug_assert!(fits, "two headers fit every frame");
     let (network, segment) = frame.bytes_mut().split_at_mut(network_len);
     header.emit(segment, source, dest);
-    let payload_len = segment_len as u16;
     let Some(addresses) = Addresses::of(source.addr, dest.addr) else {
         debug_assert!(false, "a packet's ends are of one family");
         return;
     };
-    Fields { tos: 0, ttl: HOPS, protocol: Protocol::TCP, payload_len, id: None }.emit(addresses, network);
+    Fields { tos: 0, ttl: HOPS, protocol: Protocol::TCP, payload_len: segment_len as u16, id: None }
+        .emit(addresses, network);
 }
 
 /// Adds a link header to a packet from this file, so that the code for received packets forwards it. `None` if the

@@ -21,7 +21,7 @@ use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
 use crate::forward::{self, Ends, Outer};
 use crate::port::Port;
-use crate::snapshot::vip_probes::{VipPath, VipProbe, VipProbes, VipStage};
+use crate::snapshot::vip_probes::{VipPath, VipProbes, VipStage};
 use crate::verdict::{DropReason, Verdict};
 
 /// Processes a packet to the local port of the probes, and records the result of its probe. `None` if it is another
@@ -30,13 +30,14 @@ use crate::verdict::{DropReason, Verdict};
 pub(crate) fn take_reply(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<Verdict> {
     let probes = cx.snapshot.vip_probes.as_deref()?;
     let flow = &p.packet.flow;
-    let is_to_probe = flow.protocol == Protocol::TCP
-        && flow.dest.port == probes.port
-        && cx.snapshot.is_local(p.link, flow.dest.addr);
-    is_to_probe.then(|| {
-        note_reply(probes, p);
-        Verdict::Consumed
-    })
+    if flow.protocol != Protocol::TCP
+        || flow.dest.port != probes.port
+        || !cx.snapshot.is_local(p.link, flow.dest.addr)
+    {
+        return None;
+    }
+    note_reply(probes, p);
+    Some(Verdict::Consumed)
 }
 
 #[inline(never)]
@@ -51,11 +52,14 @@ fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
     };
     let number = p.tcp_number(tcp::field::ACKNOWLEDGEMENT.start);
     let Some(slot) = probes.acknowledged(flow.dest, flow.source, number) else { return };
-    let probe = probes.probe(slot);
-    let Some(probe) = probe.as_deref() else { return };
+    let held = probes.probe(slot);
+    let Some(probe) = held.as_deref() else { return };
     let before = probe.stage();
-    let is_noted = before.is_open() && probe.advance(before, stage);
-    if is_noted && stage == VipStage::Accepted && !probes.set_due(slot) {
+    if before.is_open()
+        && probe.advance(before, stage)
+        && stage == VipStage::Accepted
+        && !probes.set_due(slot)
+    {
         // Without the reset the server repeats its reply, until it gives up.
         probe.advance(VipStage::Accepted, VipStage::Done);
     }
@@ -70,11 +74,9 @@ pub(crate) fn send(
     port: &mut impl Port,
 ) {
     for slot in (0..BURST).map_while(|_| probes.next_due()) {
-        let probe = probes.probe(slot);
-        let Some(probe) = probe.as_deref() else { continue };
+        let held = probes.probe(slot);
+        let Some(probe) = held.as_deref() else { continue };
         let stage = probe.stage();
-        let source = probe.path.local;
-        let dest = probe.path.virtual_endpoint;
         let after = match stage {
             VipStage::Queued | VipStage::Unsent(_) | VipStage::Sent => {
                 let header = tcp::Header {
@@ -82,13 +84,12 @@ pub(crate) fn send(
                     flags: tcp::Flags::SYN,
                     window: u16::MAX,
                     options: tcp::Options {
-                        mss: Some(largest_segment(dest.family(), ETHERNET_MTU)),
+                        mss: Some(largest_segment(probe.path.virtual_endpoint.family(), ETHERNET_MTU)),
                         ..Default::default()
                     },
                     ..Default::default()
                 };
-                let made = tcp_frame(port, (source, dest), &header);
-                match originate(made, probe, flows, transmitter, cx, port) {
+                match originate(&header, &probe.path, flows, transmitter, cx, port) {
                     Ok(()) => VipStage::Sent,
                     // A repeated SYN that cannot be sent does not make the first one unsent.
                     Err(_) if stage == VipStage::Sent => VipStage::Sent,
@@ -97,9 +98,8 @@ pub(crate) fn send(
             }
             VipStage::Accepted => {
                 let numbers = tcp::ResetNumbers::Expected(probe.sequence.wrapping_add(1));
-                let made = tcp_frame(port, (source, dest), &numbers.into());
                 // If it cannot be sent, it counts as lost on the wire.
-                let _ = originate(made, probe, flows, transmitter, cx, port);
+                let _ = originate(&numbers.into(), &probe.path, flows, transmitter, cx, port);
                 VipStage::Done
             }
             VipStage::Done | VipStage::Refused => continue,
@@ -109,17 +109,18 @@ pub(crate) fn send(
     }
 }
 
-/// Forwards a packet that the director has created like a client's, and sends it.
+/// Creates a packet with this TCP header, forwards it like a client's, and sends it.
 fn originate(
-    made: Option<Frame>,
-    probe: &VipProbe,
+    header: &tcp::Header,
+    path: &VipPath,
     flows: &mut Flows,
     transmitter: &mut Transmitter,
     cx: Context<'_>,
     port: &mut impl Port,
 ) -> Result<(), DropReason> {
-    let mut frame = made.ok_or(DropReason::TransmitRefused)?;
-    let reason = match forward(&mut frame, &probe.path, flows, cx) {
+    let mut frame =
+        tcp_frame(port, (path.local, path.virtual_endpoint), header).ok_or(DropReason::TransmitRefused)?;
+    let reason = match forward(&mut frame, path, flows, cx) {
         Verdict::Transmit(link) => match transmitter.send_made(link, frame, port) {
             true => return Ok(()),
             false => return Err(DropReason::TransmitRefused),

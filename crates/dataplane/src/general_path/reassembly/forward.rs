@@ -17,10 +17,10 @@ impl Datagram {
     /// Parses the datagram's packet. The error is the datagram's verdict.
     pub(crate) fn read(&self) -> Result<Packet, Verdict> {
         match parse(self.frame.bytes()) {
-            Ok(Parsed::Ip(packet)) => {
-                let longest_fragment = (packet.family() == Family::V6).then_some(self.largest);
-                Ok(Packet { longest_fragment, ..packet })
-            }
+            Ok(Parsed::Ip(packet)) => Ok(Packet {
+                longest_fragment: (packet.family() == Family::V6).then_some(self.largest),
+                ..packet
+            }),
             Ok(Parsed::Other) => Err(Verdict::PassToKernel),
             Err(malformed) => Err(Verdict::Drop(DropReason::Malformed(malformed))),
         }
@@ -135,9 +135,9 @@ impl Dispatch<'_> {
         port: &mut impl Port,
     ) -> Verdict {
         let bytes = datagram.frame.bytes();
-        let is_outer = bytes.len() > ethernet::HEADER_LEN + length;
-        let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
-        let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
+        let is_outer_v6 =
+            bytes.len() > ethernet::HEADER_LEN + length && bytes[ethernet::HEADER_LEN] >> 4 == 6;
+        let least = if is_outer_v6 { ipv6::MIN_MTU as usize } else { 0 };
         self.transmitter.send_copies(&datagram.frame, link, datagram.largest.max(least).min(mtu), port)
     }
 }

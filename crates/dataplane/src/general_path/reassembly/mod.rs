@@ -139,13 +139,13 @@ impl Reassembly {
         }
         let tag = key.tag(&self.secret);
         let mut coverage = Coverage::default();
-        let mut until = None;
+        let mut held_until = None;
         for other in self.held.iter().filter(|other| other.tag == tag && other.key == key) {
-            until = Some(other.until);
+            held_until = Some(other.until);
             coverage.add(&other.part);
             coverage.add_repeated(&other.part, &part);
         }
-        if until.is_none() {
+        if held_until.is_none() {
             let gatherer = self.handoff.claim(tag, self.worker);
             if gatherer != self.worker {
                 let sent = self.handoff.send(gatherer, received.link, &received.frame);
@@ -158,7 +158,7 @@ impl Reassembly {
             }
         }
         self.last = now;
-        let until = until.unwrap_or(now + TIMEOUT[usize::from(packet.family() == Family::V6)]);
+        let until = held_until.unwrap_or(now + TIMEOUT[usize::from(packet.family() == Family::V6)]);
         coverage.add(&part);
         if coverage.repeats(&part) {
             self.released.push(received);
@@ -259,8 +259,7 @@ impl Reassembly {
     /// Copies the fragments of a datagram of this number of bytes after the headers of the first one.
     fn assemble(&mut self, key: &Key, bytes: usize) -> Result<Datagram, DropReason> {
         let mut frame = self.room.take().ok_or(DropReason::FragmentCrowded)?;
-        let assembled = assembly::write(&mut frame, self.held.iter().filter(|held| held.key == *key), bytes);
-        match assembled {
+        match assembly::write(&mut frame, self.held.iter().filter(|held| held.key == *key), bytes) {
             Ok((link, largest)) => Ok(Datagram { frame, link, largest }),
             Err(reason) => {
                 self.room.put(frame);

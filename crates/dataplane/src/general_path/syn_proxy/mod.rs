@@ -122,8 +122,8 @@ fn take_segment(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) ->
         let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
         return match is_answered {
             true if tcp::is_summed(segment, &packet.flow) => {
-                let offered = Offered::by(&tcp::Options::of(segment));
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
+                let offered = Offered::by(&tcp::Options::of(segment));
                 let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
                 let verdict = answer(p, service, sequence, cookie, cx);
                 flows.counters.syn_cookies_sent.add(1);
@@ -156,31 +156,30 @@ fn answer(
     let vrf = cx.snapshot.egress.vrf(p.link);
     let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0, vrf };
     let path = Path::find(&cx.snapshot.egress, key, p.hash);
-    let mtu = path.hop().map_or(ETHERNET_MTU, |hop| hop.mtu.min(ETHERNET_MTU.into()) as u16);
+    let Some(hop) = path.hop() else { return Verdict::Drop(DropReason::NoRoute) };
     // A PROXY header precedes the client's first data, and this segment may be as long as the client's largest.
-    let header = match service.client_address {
+    let proxy_header = match service.client_address {
         ClientAddress::Proxy => xvs_proto::proxy::header_len(client.family()) as u16,
         _ => 0,
     };
     let offered = Offered::in_cookie(cookie);
     // The longest header that the connection may have at its destination, which is not chosen yet.
     let family = if service.concerns(Family::V6) { Family::V6 } else { client.family() };
-    let timestamps = tcp::Options::of(p.transport()).timestamps.map(|[theirs, _]| [cx.now.0 as u32, theirs]);
+    let mtu = hop.mtu.min(ETHERNET_MTU.into()) as u16;
     let header = tcp::Header {
         sequence: cookie,
         acknowledgement: sequence.wrapping_add(1),
         flags: SYN_ACK,
         window: 0,
         options: tcp::Options {
-            mss: Some(largest_segment(family, mtu).saturating_sub(header)),
+            mss: Some(largest_segment(family, mtu).saturating_sub(proxy_header)),
             window_scale: offered.window_scale.map(|_| SCALE),
             sack: offered.sack,
-            timestamps,
+            timestamps: tcp::Options::of(p.transport())
+                .timestamps
+                .map(|[theirs, _]| [cx.now.0 as u32, theirs]),
         },
     };
-    if path.hop().is_none() {
-        return Verdict::Drop(DropReason::NoRoute);
-    }
     p.frame.shrink_front(p.packet.network);
     write(p.frame, (service_end, client), &header);
     forward::made(p.frame, path)
@@ -196,9 +195,13 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
     let sequence = [number.wrapping_sub(1), number]
         .into_iter()
         .find(|sequence| cookie::is_valid(secret, &packet.flow, *sequence, cookie, now))?;
-    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, ours]| [ours, theirs]);
-    let window = tcp::word(segment, tcp::field::WINDOW.start);
-    Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
+    let awaited = Awaited {
+        cookie,
+        timestamps: tcp::Options::of(segment).timestamps.map(|[theirs, ours]| [ours, theirs]),
+        window: tcp::word(segment, tcp::field::WINDOW.start),
+        tries: 1,
+    };
+    Some(Proof { sequence, awaited })
 }
 
 /// Creates a connection for a client that has acknowledged a cookie. Its destination gets a SYN.
@@ -463,8 +466,9 @@ pub(crate) fn restore(p: &mut FramedPacket<'_>, connection: &Connection<'_>) {
 
 /// Replaces the sequence number in a reply that an error quotes with the destination's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, numbers: Numbers) {
-    let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
-    tcp::map_quoted(segment, |number| number.wrapping_sub(numbers.sequence));
+    tcp::map_quoted(&mut frame.bytes_mut()[quote.transport..quote.end], |number| {
+        number.wrapping_sub(numbers.sequence)
+    });
 }
 
 fn shift_window(segment: &mut [u8], by: i8) {
