@@ -28,18 +28,17 @@ impl Subject {
     /// Parses a frame, and looks up its connection if `flows` is given.
     pub(super) fn of(frame: &Frame, flows: Option<&Flows>) -> Self {
         let packet = packet_of(frame);
-        let frame = frame.bytes();
-        let flow = packet.map(|packet| flow(frame, &packet));
-        let connection = flow.zip(flows).and_then(|(flow, flows)| flows.describe(&flow));
-        Self { packet, flow, connection }
+        let flow = packet.map(|packet| flow(frame.bytes(), &packet));
+        Self { packet, flow, connection: flow.zip(flows).and_then(|(flow, flows)| flows.describe(&flow)) }
     }
 }
 
 /// The flow by which a packet's connection is looked up. For an ICMP error it is the flow of the quoted packet.
 fn flow(frame: &[u8], packet: &Packet) -> FlowKey {
-    let quote = packet.transport + icmp::HEADER_LEN..packet.end;
-    let about = packet.is_followed_error() && packet.fragment == Fragment::Whole;
-    let quote = if about { quoted(frame, quote, packet.family()) } else { None };
+    let quote = match packet.is_followed_error() && packet.fragment == Fragment::Whole {
+        true => quoted(frame, packet.transport + icmp::HEADER_LEN..packet.end, packet.family()),
+        false => None,
+    };
     quote.map_or_else(|| packet.connection_key(), |quote| quote.connection_key().reversed())
 }
 
@@ -51,11 +50,9 @@ impl Filter {
 
     /// Whether a packet that was received on this link passes the filter, except for its verdict.
     pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
-        let is_by = self
-            .interface
-            .as_ref()
-            .is_none_or(|name| snapshot.egress.link(link.wire()).is_some_and(|link| link.name == *name));
-        if !is_by {
+        if let Some(name) = &self.interface
+            && snapshot.egress.link(link.wire()).is_none_or(|link| link.name != *name)
+        {
             return Judged::Unwanted;
         }
         if !self.asks_for_ends() {

@@ -102,9 +102,12 @@ impl Capture {
     pub fn new(filter: Filter, workers: usize, slots: usize, slot_bytes: usize) -> (Arc<Self>, Reader) {
         let (lanes, ends) =
             (0..workers).map(|_| Lane::new(slots, slot_bytes)).unzip::<_, _, Vec<_>, Vec<_>>();
-        let missed = (0..workers).map(|_| std::array::from_fn(|_| Counter::default())).collect();
-        let lanes = lanes.into_iter().map(Mutex::new).collect();
-        (Arc::new(Self { filter, lanes, missed }), Reader { lanes: ends })
+        let capture = Self {
+            filter,
+            lanes: lanes.into_iter().map(Mutex::new).collect(),
+            missed: (0..workers).map(|_| std::array::from_fn(|_| Counter::default())).collect(),
+        };
+        (Arc::new(capture), Reader { lanes: ends })
     }
 
     /// The number of copies that were omitted because no slot was free, by the link that received the packet.

@@ -75,16 +75,15 @@ impl<'a, P: Port> Watched<'a, P> {
         for (watch, capture) in watches.iter_mut().zip(snapshot.captures.iter()) {
             // Only this worker takes the lock.
             let lane = capture.lanes.get(worker).and_then(|lane| lane.try_lock().ok());
-            *watch = lane.map(|lane| Watching { capture: capture.as_ref(), lane });
+            *watch = lane.map(|lane| Watching { capture, lane });
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let nanoseconds = since.as_nanos() as u64;
         Self {
             port,
             snapshot,
             worker,
             watches,
-            nanoseconds,
+            nanoseconds: since.as_nanos() as u64,
             numbers: [0; BURST],
             frames: 0,
             settled: 0,
@@ -215,12 +214,12 @@ impl<P: Port> Watch for Watched<'_, P> {
             let mut left = std::mem::take(&mut lane.left);
             let mut next = left.drain(..).peekable();
             for (place, seen) in all.drain(..).enumerate() {
-                let judged = match &seen.judged {
-                    Judged::Wanted => true,
-                    Judged::Perhaps(flow) => capture.filter.takes_begun(flow, flows),
-                    Judged::Unwanted => false,
-                };
-                let wanted = judged && capture.filter.fate.takes(seen.verdict);
+                let wanted = capture.filter.fate.takes(seen.verdict)
+                    && match &seen.judged {
+                        Judged::Wanted => true,
+                        Judged::Perhaps(flow) => capture.filter.takes_begun(flow, flows),
+                        Judged::Unwanted => false,
+                    };
                 lane.packets += 1;
                 if wanted {
                     capture.count_missed(self.worker, seen.link, seen.lost);

@@ -22,8 +22,8 @@ use crate::port::memory::MemoryPort;
 use crate::port::vlan_and_bond::Tagged;
 use crate::port::{Port, Received};
 use crate::shm::Memory;
+use crate::snapshot::Snapshot;
 use crate::snapshot::copy::Decision;
-use crate::snapshot::{Settings, Snapshot};
 use crate::verdict::Verdict;
 
 /// More entries than one packet finds or creates.
@@ -50,10 +50,9 @@ pub(super) struct DryRun {
 impl DryRun {
     /// Runs a frame through a pipeline with these connections.
     pub(super) fn run(live: &Live<'_>, known: &[Copied], link: LinkId, frame: &[u8]) -> io::Result<Self> {
-        let (snapshot, decisions) = live.snapshot.separate_copy();
+        let (mut snapshot, decisions) = live.snapshot.separate_copy();
         // Whether `drop_packet` drops this packet depends on the worker.
-        let settings = Settings { drop_packet_rate: 0, ..snapshot.settings };
-        let snapshot = Snapshot { settings, ..snapshot };
+        snapshot.settings.drop_packet_rate = 0;
         let secret = *live.reader().table().secret();
         let table = Table::keyed(TABLE, secret)?;
         let mut handle =
@@ -65,15 +64,16 @@ impl DryRun {
         // An explanation may show identifications, so they must not depend on the table's secret.
         let [ids, own_ids] = [0, 1].map(|number| Identification::numbered(HashSecret([0; 3]), number));
         handle.note_misses();
-        let flows = Flows::new(0, handle, counters.clone(), SharedStats::new(1), ids);
-        let transmitter = Transmitter::new(counters, Arc::new(Unresolved::new(1)), own_ids);
-        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
         let fragments_at_most = frame.len() as u32 / SHORTEST_FRAGMENT;
         let layout = FrameLayout { frames: LAYOUT.frames + fragments_at_most, ..LAYOUT };
         let mut port = MemoryPort::new(layout, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
         let mut run = Self {
-            pipeline: Pipeline::new(flows, transmitter, fragments),
+            pipeline: Pipeline::new(
+                Flows::new(0, handle, counters.clone(), SharedStats::new(1), ids),
+                Transmitter::new(counters, Arc::new(Unresolved::new(1)), own_ids),
+                Reassembly::new(0, Arc::new(Handoff::new(1)), secret),
+            ),
             port,
             before: Vec::new(),
             met: None,
@@ -111,18 +111,13 @@ impl DryRun {
     /// The look-ups that found nothing here. The first local endpoint that is tried is added: the pipeline inserts it
     /// without a look-up, and it may be in use in the live table.
     pub(super) fn missed(&mut self) -> Vec<Sought> {
-        let all = self.all().into_iter();
-        let taken: Vec<_> = all
-            .filter(|(id, generation, _)| !self.was_there(*id, *generation))
-            .filter_map(|(.., copied)| copied.local_replies())
-            .collect();
-        self.pipeline
-            .flows
-            .table()
-            .misses()
-            .into_iter()
-            .chain(taken.into_iter().map(Sought::Connection))
-            .collect()
+        let mut missed = self.pipeline.flows.table().misses();
+        for (id, generation, copied) in self.all() {
+            if !self.was_there(id, generation) {
+                missed.extend(copied.local_replies().map(Sought::Connection));
+            }
+        }
+        missed
     }
 
     /// Whether this connection existed before the packet.
@@ -144,19 +139,17 @@ impl DryRun {
     /// The current connection of a key, and the key's direction.
     pub(super) fn find(&mut self, key: &FlowKey) -> Option<(ConnId, Copied, Direction)> {
         let table = self.pipeline.flows.table();
-        let call_ids = &self.snapshot.call_ids;
         let (id, direction) = table.find(key, table.hash(key))?;
-        Some((id, table.copied(id, call_ids), direction))
+        Some((id, table.copied(id, &self.snapshot.call_ids), direction))
     }
 
     /// The packet's connection before the run. For an error about a tunnel's packet the key of the inner packet would
     /// find it; it is the only connection in the table.
     fn meet(&mut self) -> Option<(ConnId, Copied, Direction)> {
         let key = self.key()?;
-        let is_error = matches!(self.class, Class::Error(_));
         self.find(&key).or_else(|| {
-            let mut all = self.all().into_iter().filter(|_| is_error);
-            let (id, _, copied) = all.find(|(.., copied)| !copied.is_template())?;
+            let Class::Error(_) = self.class else { return None };
+            let (id, _, copied) = self.all().into_iter().find(|(.., copied)| !copied.is_template())?;
             Some((id, copied, Direction::Inbound))
         })
     }

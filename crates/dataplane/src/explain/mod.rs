@@ -18,22 +18,21 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use xvs_proto::Packet;
 use xvs_proto::network::RouteKey;
+use xvs_proto::{LinkId, Packet};
 use xvs_sched::ServiceKey;
+use xvs_xdp::FrameLayout;
 
+use self::dry_run::DryRun;
 use crate::burst::classify::Class;
 use crate::clock::Millis;
 use crate::conn::{Copied, Direction, TableReader};
 use crate::egress::{Path, RouteTo};
-use crate::explain::dry_run::DryRun;
 use crate::offload::{NotOffloaded, Offload};
 use crate::port::memory::Bytes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::marks::Step;
 use crate::verdict::Verdict;
-use xvs_proto::LinkId;
-use xvs_xdp::FrameLayout;
 
 pub use crate::snapshot::copy::{Candidate, Decision};
 
@@ -176,8 +175,10 @@ const RUNS: usize = 80;
 /// `InvalidInput` if the frame is longer than [`FRAME_BYTES`]; otherwise the machine has no memory for a small table.
 pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explanation> {
     if frame.len() > FRAME_BYTES {
-        let text = format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len()),
+        ));
     }
     let mut known = Vec::new();
     let mut tried = HashSet::new();

@@ -42,11 +42,10 @@ impl DryRun {
         let route = self.route(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
         let is_delivered = matches!(self.verdict, Verdict::Transmit(link) if link.is_own());
         let passes = is_delivered || self.verdict == Verdict::PassToKernel;
-        let here = route.is_some_and(|route| route.path == Path::Local);
-        let unreachable = self.link == LinkId::LOOPBACK
+        let is_own_client = self.link == LinkId::LOOPBACK
             && connection.as_ref().is_some_and(|(_, copied)| !copied.connection.method.masquerades());
-        let why_passed = passes.then(|| match here {
-            _ if unreachable => pass_reason::OWN_CLIENT,
+        let why_passed = passes.then(|| match route.is_some_and(|route| route.path == Path::Local) {
+            _ if is_own_client => pass_reason::OWN_CLIENT,
             true if direction == Some(Direction::Outbound) => {
                 "its client is this machine itself, whose kernel delivers it"
             }
@@ -61,7 +60,6 @@ impl DryRun {
             }
             _ => None,
         };
-        let quic = begun_for.and_then(|key| self.quic(snapshot.services.find(&key)?));
         let made: Vec<_> = connection.iter().chain(&template).collect();
         let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
         Explanation {
@@ -73,7 +71,7 @@ impl DryRun {
             mark,
             marked_by,
             service,
-            quic,
+            quic: begun_for.and_then(|key| self.quic(snapshot.services.find(&key)?)),
             decision,
             template,
             connection,
@@ -145,9 +143,8 @@ impl DryRun {
 
     /// The packet's current connection.
     fn connection(&mut self) -> Option<(Origin, Copied)> {
-        let met = self.met.as_ref().map(|(id, ..)| *id);
         let key = self.key()?;
-        let found = self.find(&key).map(|(id, ..)| id).or(met)?;
+        let found = self.find(&key).or(self.met.clone()).map(|(id, ..)| id)?;
         let (id, generation, copied) = self.all().into_iter().find(|(id, ..)| *id == found)?;
         Some((self.origin(id, generation), copied))
     }
@@ -219,15 +216,18 @@ impl DryRun {
             Verdict::Drop(reason) if reason.icmp_error().is_none() => false,
             _ => self.pipeline.transmitter.counters().transmitted.value() > 0,
         };
-        let all = [
+        [
             (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),
             (decision.is_some_and(|decision| decision.account.certainty == Certainty::Chance), Caveat::Drawn),
             (made.any(|(_, copied)| copied.connection.local.is_some()), Caveat::LocalPort),
             (makes && is_full(live), Caveat::TableFull),
             (matches!(self.class, Class::Fragment(_)), Caveat::Fragment),
             (answers && settings.icmp_msgs_per_sec > 0, Caveat::RateLimit),
-        ];
-        all.into_iter().filter(|(holds, _)| *holds).map(|(_, caveat)| caveat).collect()
+        ]
+        .into_iter()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, caveat)| caveat)
+        .collect()
     }
 }
 
@@ -239,6 +239,9 @@ fn is_full(live: &Live<'_>) -> bool {
 /// The service of a connection's destination, if it still exists.
 fn service_of(copied: &Copied, snapshot: &Snapshot) -> Option<ServiceKey> {
     let destination = snapshot.destinations.find(DestinationId(copied.connection.dest_ref))?;
-    let mut services = snapshot.services.iter();
-    services.find(|service| Arc::ptr_eq(&service.live, &destination.service)).map(|service| service.key)
+    snapshot
+        .services
+        .iter()
+        .find(|service| Arc::ptr_eq(&service.live, &destination.service))
+        .map(|service| service.key)
 }
