@@ -123,32 +123,29 @@ fn before_stream(
         // Data in the SYN would come before the header.
         return flags.contains(Flags::PROXY).then(|| without_data(p, header_len, &[]));
     }
-    let at_first = sequence == connection.first_sequence();
-    let by = proxy_len(connection);
-    match at_first && !flags.contains(Flags::PROXY_ACKNOWLEDGED) {
-        false if flags.contains(Flags::PROXY) => {
-            tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
-            return None;
+    let is_first = sequence == connection.first_sequence() && !flags.contains(Flags::PROXY_ACKNOWLEDGED);
+    if !is_first || packet.tcp_flags.has(tcp::Flags::RST) {
+        // A reset with the number of the first byte: with ACK, the segment that completed the handshake has carried the
+        // header; without ACK, the destination expects the first byte.
+        if flags.contains(Flags::PROXY) && (!is_first || packet.tcp_flags.has(tcp::Flags::ACK)) {
+            let raised = sequence.wrapping_add(proxy_len(connection));
+            tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, raised);
         }
-        false => return None,
-        // With ACK: the segment that completed the handshake has carried the header. Without ACK: the destination
-        // expects the first byte.
-        true if packet.tcp_flags.has(tcp::Flags::RST) => {
-            if packet.tcp_flags.has(tcp::Flags::ACK) && flags.contains(Flags::PROXY) {
-                tcp::set_number(p.transport_mut(), tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
-            }
-            return None;
-        }
-        true if flags.contains(Flags::TOA) => return with_option(p, connection.client(), room, counters),
-        true => {}
+        return None;
     }
-    let mut header = [0; proxy::MAX_LEN];
-    let len = proxy::emit(&mut header, Protocol::TCP, connection.client(), connection.virtual_endpoint());
+    if flags.contains(Flags::TOA) {
+        return with_option(p, connection.client(), room, counters);
+    }
+    let mut bytes = [0; proxy::MAX_LEN];
+    let emitted = proxy::emit(&mut bytes, Protocol::TCP, connection.client(), connection.virtual_endpoint());
+    let header = &bytes[..emitted];
+    if room >= header.len()
+        && let Some(changed) = insert(p, header_len, header)
+    {
+        return Some(changed);
+    }
     // No byte may be sent before the header.
-    (room >= len)
-        .then(|| insert(p, header_len, &header[..len]))
-        .flatten()
-        .or_else(|| Some(without_data(p, header_len, &header[..len])))
+    Some(without_data(p, header_len, header))
 }
 
 /// The length of a connection's PROXY header, in bytes.

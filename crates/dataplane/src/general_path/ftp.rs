@@ -18,7 +18,6 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::Duration;
 
 use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
 use xvs_proto::{Endpoint, Packet, Protocol, tcp};
@@ -27,7 +26,7 @@ use xvs_sched::ServiceKey;
 use super::client_address::set_length;
 use crate::burst::context::{Context, FramedPacket};
 use crate::burst::flows::Flows;
-use crate::conn::tcp::{TcpState, timeout};
+use crate::conn::tcp::TcpState;
 use crate::conn::{
     Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift, Spare,
 };
@@ -67,24 +66,25 @@ fn read_commands(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Co
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     let text = &segment[header_len..];
     let Some(first) = control.first_line(Direction::Inbound, sequence, text) else { return };
-    let client = control.client();
     let mut asked = Asked::Nothing;
     let mut active = None;
-    let mut ends = Ends::of(&control);
-    ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
-    ends.dest.port = ends.dest.port.wrapping_sub(1);
     for command in commands(&text[first..]) {
         match command {
             Command::Passive => asked = Asked::Passive,
             Command::ExtendedPassive => asked = Asked::ExtendedPassive,
-            Command::Active(Some(to)) if to.addr == client.addr && to.port != 0 => active = Some(to),
+            Command::Active(Some(to)) if to.addr == control.client().addr && to.port != 0 => {
+                active = Some(to)
+            }
             Command::Active(_) => flows.counters.ftp_not_followed.add(1),
         }
     }
     control.set_asked(asked);
     // The last of several commands counts.
     if let Some(client) = active {
-        follow(flows, &Ends { client, ..ends }, id, cx);
+        let mut ends = Ends { client, ..Ends::of(&control) };
+        ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
+        ends.dest.port = ends.dest.port.wrapping_sub(1);
+        follow(flows, &ends, id, cx);
     }
 }
 
@@ -175,21 +175,21 @@ fn follow_reply(
     let room = path.hop().map_or(0, |hop| hop.mtu as usize);
     let virtual_endpoint = Endpoint { port, ..ends.virtual_endpoint };
     let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
-    let is_possible = port >= ftp::FIRST_UNPRIVILEGED
+    if port < ftp::FIRST_UNPRIVILEGED
         // A port that belongs to another service stays with that service.
-        && cx.snapshot.services.find(&own).is_none()
-        && packet.length().saturating_add_signed(change.into()) <= room
-        && (place.is_none() || edited.is_some());
+        || cx.snapshot.services.find(&own).is_some()
+        || packet.length().saturating_add_signed(change.into()) > room
+        || place.is_some() && edited.is_none()
+    {
+        flows.counters.ftp_not_followed.add(1);
+        return None;
+    }
     let followed = Ends {
         client: Endpoint { port: 0, ..ends.client },
         virtual_endpoint,
         dest: Endpoint { port, ..ends.dest },
         ..ends
     };
-    if !is_possible {
-        flows.counters.ftp_not_followed.add(1);
-        return None;
-    }
     if !follow(flows, &followed, id, cx) {
         return None;
     }
@@ -248,18 +248,12 @@ fn data_connection(
         method: ends.method,
         flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
         state: TcpState::Listen as u8,
-        expires: cx.now + waiting(cx),
+        expires: cx.now + cx.snapshot.settings.timeout(Protocol::TCP, TcpState::Listen as u8),
         spare: Spare::NONE,
         dest_ref: like.dest_ref(),
         mark: like.mark(),
         controller,
     }
-}
-
-/// The time that a data connection waits for its first packet.
-fn waiting(cx: Context<'_>) -> Duration {
-    let settings = &cx.snapshot.settings;
-    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
 }
 
 /// Whether a connection waits for its first packet, or is over.
@@ -271,10 +265,10 @@ fn is_free(flows: &Flows, id: ConnId) -> bool {
 /// Makes a data connection wait for its first packet once more.
 fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let (before, after) = flows.table.transition(id, |_| (new.state, new.expires))?;
-    let [from, to] = [before, after].map(|state| Activity::of(Protocol::TCP, state));
+    let to = Activity::of(Protocol::TCP, after);
     let connection = flows.table.connection(id);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
-        false => from != to,
+        false => Activity::of(Protocol::TCP, before) != to,
         true => connection.count_as(to == Activity::Inactive),
     };
     if has_moved && let Some(destination) = cx.snapshot.destinations.of(&connection) {

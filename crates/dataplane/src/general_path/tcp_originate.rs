@@ -2,7 +2,7 @@
 //!
 //! They have no data. A packet is written into a new frame, or into the frame of a packet that it replaces.
 
-use xvs_proto::network::RouteKey;
+use xvs_proto::network::{RouteKey, Table};
 use xvs_proto::{Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, parse, tcp};
 use xvs_xdp::Frame;
 
@@ -24,6 +24,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// A packet to a client from a virtual endpoint, in this VRF.
+    pub(super) fn to_client(
+        client: Endpoint,
+        virtual_endpoint: Endpoint,
+        header: tcp::Header,
+        vrf: Option<Table>,
+    ) -> Self {
+        let key = RouteKey { dest: client.addr, source: virtual_endpoint.addr, mark: 0, vrf };
+        Self { ends: (virtual_endpoint, client), header, key }
+    }
+
     /// Whether it is a reset.
     pub(crate) fn is_reset(&self) -> bool {
         self.header.flags.has(tcp::Flags::RST)

@@ -42,7 +42,7 @@ use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{Awaited, Complete, ConnId, Connection, Flags, Numbers, TableWorker};
+use crate::conn::{Awaited, Complete, ConnId, Connection, Flags, Numbers, TIMER_TICK, TableWorker};
 use crate::egress::{Egress, Path};
 use crate::forward::{self, Ends};
 use crate::new_connection::connect::{Begun, connect_complete};
@@ -119,15 +119,13 @@ fn take_segment(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'_>) ->
     let segment = p.transport();
     let secret = flows.table.table().secret();
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
-        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
-        return match is_answered {
+        return match service.has_available() && (is_active || limit::is_proxied(packet, marked, cx)) {
             true if tcp::is_summed(segment, &packet.flow) => {
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
                 let offered = Offered::by(&tcp::Options::of(segment));
                 let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
-                let verdict = answer(p, service, sequence, cookie, cx);
                 flows.counters.syn_cookies_sent.add(1);
-                Some(Step::Decided(verdict))
+                Some(Step::Decided(answer(p, service, sequence, cookie, cx)))
             }
             true => Some(Step::Decided(Verdict::Drop(DropReason::BadCookie))),
             // The client gets an ICMP error if no real server accepts connections.
@@ -239,10 +237,9 @@ fn begin<'s>(
 /// Resets a client that has acknowledged a cookie, but gets no connection.
 fn refuse(flows: &mut Flows, p: &FramedPacket<'_>, proof: &Proof, cx: Context<'_>) {
     let FlowKey { source: client, dest: service_end, .. } = p.packet.flow;
-    let vrf = cx.snapshot.egress.vrf(p.link);
-    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0, vrf };
     let header = tcp::ResetNumbers::Expected(proof.awaited.cookie.wrapping_add(1)).into();
-    tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
+    let vrf = cx.snapshot.egress.vrf(p.link);
+    tell(&mut flows.answers, Answer::to_client(client, service_end, header, vrf));
 }
 
 /// Writes the client's SYN of a connection into the frame, as if it had been received. `None` if the frame has no room,
@@ -251,12 +248,11 @@ pub(crate) fn syn(flows: &Flows, frame: &mut Frame, id: ConnId) -> Option<Writte
     let connection = flows.table.connection(id);
     let awaited = connection.awaited()?;
     let offered = Offered::in_cookie(awaited.cookie);
-    let scale = offered.window_scale.unwrap_or(0);
     let header = tcp::Header {
         sequence: connection.first_sequence().wrapping_sub(1),
         acknowledgement: 0,
         flags: tcp::Flags::SYN,
-        window: shifted(awaited.window, scale as i8),
+        window: shifted(awaited.window, offered.window_scale.unwrap_or(0) as i8),
         options: tcp::Options {
             mss: Some(offered.mss),
             window_scale: offered.window_scale,
@@ -278,8 +274,8 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
 /// Sets the deadline of a connection after a SYN to its destination.
 pub(crate) fn wait(table: &mut TableWorker, id: ConnId, now: Millis) {
     if let Some(awaited) = table.connection(id).awaited() {
-        let wait = FIRST_WAIT * (1 << awaited.tries.clamp(1, TRIES).saturating_sub(1));
-        extend(table, id, now + wait, now);
+        let waits_doubled = awaited.tries.clamp(1, TRIES) - 1;
+        extend(table, id, now + FIRST_WAIT * (1 << waits_doubled), now);
     }
 }
 
@@ -298,23 +294,20 @@ pub(crate) fn outlasts(
     if connection.expires() > now {
         return true;
     }
-    if awaited.tries >= TRIES && answers.len() == answers.capacity() {
-        extend(table, id, now + crate::conn::TIMER_TICK, now);
-        return true;
-    }
     if awaited.tries >= TRIES {
-        let ends = Ends::of(&connection);
-        let header = tcp::ResetNumbers::Expected(awaited.cookie.wrapping_add(1)).into();
-        let key = ends.key_to_client(0).of_vrf(egress.vrf_of_address(ends.virtual_endpoint.addr));
-        tell(answers, Answer { ends: (ends.virtual_endpoint, ends.client), header, key });
-        return false;
-    }
-    if again.len() < again.capacity() {
+        if answers.len() < answers.capacity() {
+            let Ends { client, virtual_endpoint, .. } = Ends::of(&connection);
+            let header = tcp::ResetNumbers::Expected(awaited.cookie.wrapping_add(1)).into();
+            let vrf = egress.vrf_of_address(virtual_endpoint.addr);
+            tell(answers, Answer::to_client(client, virtual_endpoint, header, vrf));
+            return false;
+        }
+    } else if again.len() < again.capacity() {
         connection.count_try(awaited);
         again.push(id);
     }
-    // If too many are due, this one is sent after a later burst.
-    extend(table, id, now + crate::conn::TIMER_TICK, now);
+    // If too many are due, this one's packet is sent after a later burst.
+    extend(table, id, now + TIMER_TICK, now);
     true
 }
 
@@ -339,9 +332,15 @@ fn take_answer(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Cont
     if !packet.tcp_flags.has(tcp::Flags::ACK) || !tcp::is_summed(segment, &packet.flow) {
         return IGNORED;
     }
+    let vrf = cx.snapshot.egress.vrf(p.link);
     if tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) != first {
-        let key = RouteKey::from(packet.flow.source.addr).of_vrf(cx.snapshot.egress.vrf(p.link));
-        reset_former(&mut flows.answers, segment, &packet.flow, key);
+        // It acknowledges a former connection, unrelated to the SYN that the destination got (RFC 9293 §3.10.7.3,
+        // "first check the ACK bit").
+        if let Some(numbers) = tcp::reset_numbers(segment) {
+            let FlowKey { source, dest, .. } = packet.flow;
+            let key = RouteKey::from(source.addr).of_vrf(vrf);
+            tell(&mut flows.answers, Answer { ends: (dest, source), header: numbers.into(), key });
+        }
         return IGNORED;
     }
     let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
@@ -369,7 +368,7 @@ fn take_answer(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Cont
     if !connection.complete(numbers) {
         return IGNORED;
     }
-    let ends = Ends::of(&connection);
+    let Ends { client, virtual_endpoint, .. } = Ends::of(&connection);
     let next = awaited.cookie.wrapping_add(1);
     let opening = tcp::Header {
         sequence: next,
@@ -379,8 +378,7 @@ fn take_answer(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Cont
         window: offered.window_scale.map_or(window, |_| window >> SCALE),
         options: tcp::Options { timestamps: awaited.timestamps, ..tcp::Options::default() },
     };
-    let key = ends.key_to_client(0).of_vrf(cx.snapshot.egress.vrf(p.link));
-    tell(&mut flows.answers, Answer { ends: (ends.virtual_endpoint, ends.client), header: opening, key });
+    tell(&mut flows.answers, Answer::to_client(client, virtual_endpoint, opening, vrf));
     // In the client's numbers: it is translated like the client's other segments.
     let acknowledgement = tcp::Header {
         sequence: first,
@@ -393,19 +391,11 @@ fn take_answer(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Cont
         },
     };
     p.frame.shrink_front(packet.network);
-    write(p.frame, (ends.client, ends.virtual_endpoint), &acknowledgement);
-    let Some(written) = as_received(p.frame, ends.client.family()) else { return IGNORED };
+    write(p.frame, (client, virtual_endpoint), &acknowledgement);
+    let Some(written) = as_received(p.frame, client.family()) else { return IGNORED };
     let destination = cx.snapshot.destinations.of(&connection);
     state::advance_on_reply(flows, id, packet, destination, cx);
     Some(Step::Written(id, Written { packet: written, hash: p.hash }))
-}
-
-/// Resets the connection that a destination's segment acknowledges, because it is unrelated to the SYN that the
-/// destination got (RFC 9293 §3.10.7.3, "first check the ACK bit").
-fn reset_former(answers: &mut Vec<Answer>, segment: &[u8], flow: &FlowKey, key: RouteKey) {
-    if let Some(numbers) = tcp::reset_numbers(segment) {
-        tell(answers, Answer { ends: (flow.dest, flow.source), header: numbers.into(), key });
-    }
 }
 
 /// Translates a client's segment, which is not rewritten yet, to the destination's numbers.
