@@ -1,5 +1,5 @@
 //! The stages of a new connection, in order: the `drop_packet` defence, the client's limit, the choice of a destination
-//! (by the packet's QUIC connection ID, the client's template or the scheduler), the table and its destination's counts.
+//! (by the packet's QUIC connection ID, the client's template or the scheduler), the table, the destination's counts.
 //!
 //! Runs for each packet that begins a connection to a service. No other file knows this order. Cost: one insertion,
 //! except for one-packet connections.
@@ -117,27 +117,24 @@ fn enter(
         ForwardingMethod::FullNat => local_port::insert(flows, &mut new, complete, cx),
         _ => Ok(flows.insert(&new, complete, cx)),
     };
-    match inserted {
-        Ok(Inserted::New(_)) => live.check_limit(),
-        _ => {
-            flows.deferred.change(id, live, Change::End(Activity::Inactive), cx.snapshot);
-            flows.release_template(template);
-            limit::withdraw(limited, packet, marked, cx);
+    if let Ok(Inserted::New(connection)) = inserted {
+        live.check_limit();
+        if handshake::is_request(packet) {
+            let generation = flows.table.connection(connection).generation();
+            flows.table.table().note_request(connection, generation, cx.micros);
         }
+        flows.counters.connections.add(1);
+        flows.count_connection(id, cx.snapshot);
+        return Ok(Begun::Connection(connection));
     }
-    match inserted.map_err(Verdict::Drop)? {
-        Inserted::New(connection) => {
-            if handshake::is_request(packet) {
-                let generation = flows.table.connection(connection).generation();
-                flows.table.table().note_request(connection, generation, cx.micros);
-            }
-            flows.counters.connections.add(1);
-            flows.count_connection(id, cx.snapshot);
-            Ok(Begun::Connection(connection))
-        }
-        Inserted::Existing(connection) => Ok(Begun::Existing(connection)),
+    flows.deferred.change(id, live, Change::End(Activity::Inactive), cx.snapshot);
+    flows.release_template(template);
+    limit::withdraw(limited, packet, marked, cx);
+    match inserted {
+        Ok(Inserted::Existing(connection)) => Ok(Begun::Existing(connection)),
         // `LocalTaken` is impossible without a local endpoint.
-        Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
+        Ok(_) => Err(Verdict::Drop(DropReason::TableFull)),
+        Err(reason) => Err(Verdict::Drop(reason)),
     }
 }
 

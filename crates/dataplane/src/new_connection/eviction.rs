@@ -116,11 +116,11 @@ impl Eviction {
             if candidate.worth <= Worth::Embryonic {
                 evicted += usize::from(candidate.evict(table, counters, cx));
             } else if level <= self.level {
-                let candidate = Some(candidate);
-                (least, second) = match lesser(least, candidate) == candidate {
-                    true => (candidate, least),
-                    false => (least, lesser(second, candidate)),
-                };
+                if least.is_none_or(|least: Candidate| candidate.worth < least.worth) {
+                    (least, second) = (Some(candidate), least);
+                } else {
+                    second = lesser(second, Some(candidate));
+                }
             }
         }
         for candidate in [least, second].into_iter().flatten().take(EVICTED_MAX - evicted) {

@@ -7,6 +7,9 @@
 //! connections are not affected. A connection that the scheduler or the table then refuses still counts against its
 //! client's rate.
 //!
+//! The `drop_packet` defence ([`Defence`]) drops a share of all packets that could begin a connection, whatever their
+//! client.
+//!
 //! The limit on SYNs is checked before the look-up of a connection. Cost: a check of the flags of a packet on the
 //! general path; for a SYN, while there are such limits, two look-ups. `snapshot/clients.rs` stores the clients; the
 //! XDP program also checks SYNs (`snapshot/syn_limits.rs`).

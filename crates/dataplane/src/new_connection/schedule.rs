@@ -51,7 +51,7 @@ pub(crate) fn choose<'s>(
 ///
 /// # Errors
 ///
-/// Same as [`choose`].
+/// The verdict on a packet that no destination accepts.
 pub(crate) fn member<'s>(
     worker: usize,
     packet: &Packet,
