@@ -214,8 +214,11 @@ impl Egress {
     /// The VRF in which an address belongs to this machine; `None` if it does so outside any VRF. For the director's
     /// own packets from a virtual address.
     pub fn vrf_of_address(&self, addr: IpAddr) -> Option<Table> {
-        let mut vrfs = self.vrfs.iter().copied().filter(|_| !self.is_local(addr));
-        vrfs.find(|vrf| self.is_local(RouteKey::from(addr).of_vrf(Some(*vrf))))
+        self.vrfs
+            .iter()
+            .copied()
+            .filter(|_| !self.is_local(addr))
+            .find(|vrf| self.is_local(RouteKey::from(addr).of_vrf(Some(*vrf))))
     }
 
     /// A link in a VRF, or in none, for the director's own packets that are forwarded as if received there.
@@ -342,16 +345,20 @@ impl Egress {
 
     /// Whether two hosts are in one network on a link, so that their packets to each other need no router.
     pub fn are_neighbours(&self, one: IpAddr, other: IpAddr) -> bool {
-        let mut vrfs = [None].into_iter().chain(self.vrfs.iter().copied().map(Some));
-        vrfs.any(|vrf| self.are_neighbours_in(vrf, one, other))
+        [None]
+            .into_iter()
+            .chain(self.vrfs.iter().copied().map(Some))
+            .any(|vrf| self.are_neighbours_in(vrf, one, other))
     }
 
     fn are_neighbours_in(&self, vrf: Option<Table>, one: IpAddr, other: IpAddr) -> bool {
         let Some(link) = self.link_to(vrf, one).filter(|link| self.link_to(vrf, other) == Some(*link)) else {
             return false;
         };
-        let mut networks = self.link(link).into_iter().flat_map(|info| &info.addresses);
-        networks.any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
+        self.link(link)
+            .into_iter()
+            .flat_map(|info| &info.addresses)
+            .any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
     }
 
     /// The link on which packets in a VRF, or in none, reach a host without a router.

@@ -9,7 +9,6 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
-use super::share::share;
 use crate::conn::{Connection, NO_DESTINATION};
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Path, Tunnel};
@@ -44,7 +43,7 @@ pub struct Destination {
     pub path_mtu: Arc<PathMtu>,
     /// The outer headers of tunnels to it.
     pub tunnel: Tunnel,
-    /// The same for packets in each VRF.
+    /// Path and tunnel for packets in each VRF.
     pub in_vrfs: Arc<[PathInVrf]>,
     /// The destination's connections and counters.
     pub live: Arc<DestinationLive>,
@@ -178,7 +177,7 @@ impl Destinations {
         self.pages.get(id / PAGE)?.routes[id % PAGE].as_ref()
     }
 
-    /// The same for packets in this VRF, or in none.
+    /// Like [`Self::route`], for packets in this VRF, or in none.
     #[inline]
     pub(crate) fn route_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Route> {
         let Some(vrf) = vrf else { return self.route(id) };
@@ -255,5 +254,14 @@ impl Destinations {
         page.routes[id % PAGE] = destination.as_ref().and_then(Destination::route);
         page.in_vrfs[id % PAGE] = destination.as_ref().map(Destination::by_vrf).unwrap_or_default();
         page.destinations[id % PAGE] = destination;
+    }
+}
+
+/// Replaces the parts of an earlier version with the parts of a later one. Shared parts are not touched.
+pub(super) fn share<T>(parts: &mut [Arc<T>], later: &[Arc<T>]) {
+    for (part, later) in parts.iter_mut().zip(later) {
+        if !Arc::ptr_eq(part, later) {
+            part.clone_from(later);
+        }
     }
 }

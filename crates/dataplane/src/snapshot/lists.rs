@@ -57,18 +57,19 @@ impl Lists {
         let services: HashMap<_, _> = services.into_iter().collect();
         let mut filter = Filter::default();
         let mut allows = false;
-        for scope in services.values().chain([&all]) {
-            let networks = [&scope.deny, &scope.allow].into_iter().flat_map(List::networks);
-            networks.for_each(|networks| filter.add(networks));
-            allows |= scope.allow.is_in_force();
+        for Scope { deny, allow } in services.values().chain([&all]) {
+            deny.networks().chain(allow.networks()).for_each(|networks| filter.add(networks));
+            allows |= allow.is_in_force();
         }
         Self { all, services, filter, allows }
     }
 
     /// Whether a list has a network.
     pub fn is_in_force(&self) -> bool {
-        let mut scopes = self.services.values().chain([&self.all]);
-        scopes.any(|scope| scope.deny.is_in_force() || scope.allow.is_in_force())
+        self.services
+            .values()
+            .chain([&self.all])
+            .any(|scope| scope.deny.is_in_force() || scope.allow.is_in_force())
     }
 
     /// The bits of the first stage.
@@ -95,8 +96,8 @@ impl Lists {
             .find(|list| list.has(source))
             .map(|list| (list, DropReason::Denied))
             .or_else(|| {
-                let mut allow = scopes.map(|scope| &scope.allow);
-                allow
+                scopes
+                    .map(|scope| &scope.allow)
                     .find(|list| list.is_in_force() && !list.has(source))
                     .map(|list| (list, DropReason::NotAllowed))
             })

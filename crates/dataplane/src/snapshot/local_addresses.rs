@@ -43,16 +43,14 @@ impl LocalAddresses {
     /// Whether this is one of these endpoints. Cost: a check of each address in the family.
     pub fn has(&self, endpoint: Endpoint) -> bool {
         let mut before = 0;
-        let is_own = self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {
+        for (end, last) in &self.pools[endpoint.family() as usize].ends {
             let first = last.port - (end - before - 1) as u16;
+            if last.addr == endpoint.addr && (first..=last.port).contains(&endpoint.port) {
+                return true;
+            }
             before = *end;
-            last.addr == endpoint.addr && (first..=last.port).contains(&endpoint.port)
-        });
-        is_own
-            || self
-                .standby
-                .iter()
-                .any(|(addr, ports)| *addr == endpoint.addr && ports.contains(&endpoint.port))
+        }
+        self.standby.iter().any(|(addr, ports)| *addr == endpoint.addr && ports.contains(&endpoint.port))
     }
 
     /// The addresses that new connections use, and those of other directors.

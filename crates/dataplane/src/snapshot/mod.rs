@@ -16,7 +16,6 @@ mod destinations;
 pub mod quic;
 mod route;
 mod services;
-mod share;
 pub mod slow_start;
 pub mod syn_limits;
 

@@ -10,11 +10,10 @@ use xvs_sched::{
     ServiceKey, State, SynProxy, Weight,
 };
 
-use super::destinations::DestinationId;
+use super::destinations::{DestinationId, share};
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 use super::quic::Quic;
-use super::share::share;
 use super::slow_start::{CONNECTION, SlowStart, Turn};
 use crate::clock::Millis;
 
@@ -306,8 +305,8 @@ mod tests {
     use super::*;
     use crate::snapshot::{Activity, Change};
 
-    fn service(port: u16) -> Arc<Service> {
-        Arc::new(Service {
+    fn service(port: u16) -> Service {
+        Service {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
             rule: "".into(),
             members: Box::new([]),
@@ -321,7 +320,7 @@ mod tests {
             quic: None,
             place: Arc::default(),
             live: Arc::default(),
-        })
+        }
     }
 
     #[test]
@@ -330,7 +329,7 @@ mod tests {
         services.remove(&service(80).key);
         assert!(!services.any_of(Family::V4));
         for port in [80, 443, 80, 80] {
-            services.insert(service(port));
+            services.insert(service(port).into());
         }
         services.remove(&service(80).key);
         services.remove(&service(80).key);
@@ -360,18 +359,9 @@ mod tests {
         let setup = xvs_sched::scheduler::Setup { destinations: &destinations, ..Default::default() };
         Service {
             key: ServiceKey::tcp(endpoint(100)),
-            rule: "".into(),
             members: [1, 2, 3].map(member).into(),
-            is_starting: false,
             scheduler: xvs_sched::scheduler::build(scheduler, &setup).unwrap(),
-            one_packet: false,
-            client_address: ClientAddress::Hidden,
-            client_limit: None,
-            syn_proxy: SynProxy::Off,
-            persistence: None,
-            quic: None,
-            place: Arc::default(),
-            live: Arc::default(),
+            ..service(80)
         }
     }
 

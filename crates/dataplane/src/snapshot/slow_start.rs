@@ -78,7 +78,7 @@ impl SlowStart {
         let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| Some(change(credit)));
     }
 
-    /// The same slow start with separate credit.
+    /// A slow start with equal values and separate credit.
     pub(super) fn separate_copy(&self) -> Self {
         Self { credit: Arc::new(AtomicU64::new(self.credit())), ..self.clone() }
     }
