@@ -22,7 +22,7 @@ pub enum Class {
     Fragment(Packet),
     /// An ICMP error about another packet, whose connection is looked up.
     Error(Packet),
-    /// A frame whose verdict is already known.
+    /// A frame whose verdict is decided.
     Decided(Verdict),
 }
 
@@ -122,7 +122,7 @@ fn without_fragment_header(frame: &mut Frame, packet: Packet) -> Packet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xvs_proto::network::Network;
+    use xvs_proto::network::{Link, Network};
     use xvs_xdp::{FrameLayout, FramePool};
 
     use crate::egress::Egress;
@@ -132,19 +132,24 @@ mod tests {
         \x45\0\0\x28\0\0\x40\0\x40\x06\xb6\xc4\xc0\0\x02\x0a\xc0\0\x02\x01\
         \x03\xe8\0\x50\0\0\0\x07\0\0\0\0\x50\x02\x04\0\x84\x26\0\0";
 
+    /// The class of [`PARTIAL`] from a link, without services, and its frame.
+    fn classified(edit: impl FnOnce(&mut Link), counters: &WorkerCounters) -> (Class, Frame) {
+        let mut network = Network::default();
+        network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
+        edit(&mut network.links[0]);
+        let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
+        let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
+        let mut frame = FramePool::in_memory(layout).take().unwrap();
+        assert!(frame.resize(PARTIAL.len()));
+        frame.bytes_mut().copy_from_slice(PARTIAL);
+        (classify(&mut frame, LinkId(0), &snapshot, counters), frame)
+    }
+
     #[test]
     fn a_partial_checksum_is_completed_and_counted_only_on_a_link_whose_driver_leaves_it_so() {
         for partial_checksums in [false, true] {
-            let mut network = Network::default();
-            network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
-            network.links[0].partial_checksums = partial_checksums;
-            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
-            let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
-            let mut frame = FramePool::in_memory(layout).take().unwrap();
-            assert!(frame.resize(PARTIAL.len()));
-            frame.bytes_mut().copy_from_slice(PARTIAL);
             let counters = WorkerCounters::default();
-            let class = classify(&mut frame, LinkId(0), &snapshot, &counters);
+            let (class, frame) = classified(|link| link.partial_checksums = partial_checksums, &counters);
             assert_eq!(class, Class::Decided(Verdict::PassToKernel), "there is no service");
             assert_eq!(frame.bytes() != PARTIAL, partial_checksums);
             assert_eq!(counters.checksums_completed.value(), u64::from(partial_checksums));
@@ -154,15 +159,7 @@ mod tests {
     #[test]
     fn what_a_member_receives_that_its_bond_does_not_use_is_dropped_with_its_reason() {
         for active in [true, false] {
-            let mut network = Network::default();
-            network.add_link("eth1", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
-            network.links[0].active = active;
-            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
-            let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
-            let mut frame = FramePool::in_memory(layout).take().unwrap();
-            assert!(frame.resize(PARTIAL.len()));
-            frame.bytes_mut().copy_from_slice(PARTIAL);
-            let class = classify(&mut frame, LinkId(0), &snapshot, &WorkerCounters::default());
+            let (class, _) = classified(|link| link.active = active, &WorkerCounters::default());
             let dropped = Verdict::Drop(DropReason::InactiveMember);
             assert_eq!(class, Class::Decided(if active { Verdict::PassToKernel } else { dropped }));
         }

@@ -15,7 +15,7 @@ pub struct Context<'s> {
     pub snapshot: &'s Snapshot,
     /// The time.
     pub now: Millis,
-    /// The same time, for measuring how long a packet has been awaited.
+    /// The time in microseconds, for measuring response times.
     pub micros: Micros,
 }
 
@@ -57,7 +57,7 @@ impl FramedPacket<'_> {
         &self.frame.bytes()[self.packet.transport..self.packet.end]
     }
 
-    /// The same bytes as [`Self::transport`], for editing.
+    /// The bytes of [`Self::transport`], for editing.
     pub(crate) fn transport_mut(&mut self) -> &mut [u8] {
         &mut self.frame.bytes_mut()[self.packet.transport..self.packet.end]
     }

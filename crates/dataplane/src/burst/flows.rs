@@ -176,7 +176,7 @@ impl Flows {
         }
     }
 
-    /// Counts a new connection of a destination, if the destination is still known.
+    /// Counts a new connection of a destination, if the snapshot still has the destination.
     pub(crate) fn count_connection(&self, id: DestinationId, snapshot: &Snapshot) {
         snapshot
             .destinations

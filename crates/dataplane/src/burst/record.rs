@@ -327,7 +327,7 @@ impl Burst {
 }
 
 impl Step {
-    /// Classifies a frame in one buffer, and computes the hash of its connection's key if it is not known.
+    /// Classifies a frame in one buffer, and computes the hash of its connection's key unless `hash` is given.
     fn of(
         Received { link, frame }: &mut Received,
         hash: Option<u64>,

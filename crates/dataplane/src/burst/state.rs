@@ -89,8 +89,8 @@ pub(crate) fn advance(
     }
 }
 
-/// Records a change of a connection's state from `before` to `after`, also at its destination. `proven`: its client is known to
-/// receive replies.
+/// Records a change of a connection's state from `before` to `after`, also at its destination. `proven`: the change
+/// shows that the client receives replies.
 #[inline]
 fn note(
     table: &TableWorker,

@@ -44,7 +44,7 @@ impl Fate {
     }
 }
 
-/// Whether a packet is captured, as far as this is known before its verdict.
+/// Whether a packet is captured, as far as this is decided before its verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
     Wanted,

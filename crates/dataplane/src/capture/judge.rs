@@ -82,7 +82,7 @@ impl Filter {
         }
     }
 
-    /// Whether a packet whose connection is known by now passes the filter.
+    /// Whether a packet passes the filter, after the pipeline has processed it and may have begun its connection.
     pub(super) fn takes_begun(&self, flow: &FlowKey, flows: &Flows) -> bool {
         flows.describe(flow).is_some_and(|connection| {
             self.takes([flow.source, flow.dest].into_iter().chain(ends(&connection)))

@@ -128,17 +128,15 @@ impl<'a, P: Port> Watched<'a, P> {
 
     /// Captures and sends a packet that was captured as held in an earlier burst, or sends another one.
     fn transmit_held(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let number = frame.number();
         let mut records = [const { None }; MOST];
         for (watch, record) in self.watches.iter_mut().zip(&mut records) {
             let Some(Watching { capture, lane }) = watch else { continue };
-            if !lane.forget_held(number) {
-                continue;
-            }
-            *record = lane.take();
-            match record {
-                Some(record) => record.copy(self.nanoseconds, link, FrameDirection::Out, &frame),
-                None => capture.count_missed(self.worker, link, 1),
+            if lane.forget_held(frame.number()) {
+                *record = lane.take();
+                match record {
+                    Some(record) => record.copy(self.nanoseconds, link, FrameDirection::Out, &frame),
+                    None => capture.count_missed(self.worker, link, 1),
+                }
             }
         }
         let sent = self.port.transmit(link, frame);
@@ -162,14 +160,12 @@ impl Watching<'_> {
         frame: &Frame,
     ) -> Copied {
         let lane = &mut *self.lane;
-        let wanted = match lane.seen.get(place) {
-            Some(seen) if !originated => {
-                seen.judged != Judged::Unwanted && self.capture.filter.fate.takes(Verdict::Transmit(link))
-            }
-            // The director originated the frame. An ICMP error may be about another packet, and fragments are rare.
-            _ => true,
-        };
-        if !wanted {
+        // If the director originated the frame, it is copied: an ICMP error may be about another packet, and fragments
+        // are rare.
+        if let Some(seen) = lane.seen.get(place)
+            && !originated
+            && (seen.judged == Judged::Unwanted || !self.capture.filter.fate.takes(Verdict::Transmit(link)))
+        {
             return Copied::No;
         }
         match lane.take() {
