@@ -12,6 +12,7 @@
 //! it, remove from it or walk it while another process may still use it, or before its free list is rebuilt.
 
 use std::fs::File;
+use std::mem::offset_of;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -129,8 +130,8 @@ impl FormerTable {
     /// The table in them is refused.
     pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Self, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
-        let (length, expected) =
-            (files.extensions.metadata()?.len(), file_bytes(parts.extension_bytes()) as u64);
+        let length = files.extensions.metadata()?.len();
+        let expected = file_bytes(parts.extension_bytes()) as u64;
         if length != expected {
             return refused(format!("the file extensions beside it has {length} bytes, not {expected}"));
         }
@@ -263,8 +264,9 @@ impl FormerTable {
                 let keys = record.is_sound().then(|| Keys::of_entry(slab, secret, index));
                 let controlled = entry.controlled.load(Ordering::Relaxed);
                 if is_possible && controlled != REMOVED {
-                    let keys = keys.filter(|_| !is_detached(record));
-                    sum = sum.wrapping_add(keys.map_or(0, |keys| keys.share(index)));
+                    if let Some(keys) = keys.filter(|_| !is_detached(record)) {
+                        sum = sum.wrapping_add(keys.share(index));
+                    }
                     // Most lines stay as they are.
                     if controlled != 0 {
                         entry.controlled.store(0, Ordering::Relaxed);
@@ -295,11 +297,15 @@ impl FormerTable {
         }
         for_each_window(extent, &progress, |window| {
             for entry in window.map(|index| slab.entry(index)).filter(|entry| entry.life().is_live()) {
-                let controller = entry.controller.load(Ordering::Relaxed).checked_sub(1);
-                let found = controller.filter(|of| *of < extent).map(|of| slab.record(of));
-                let is_counted = found.is_some_and(|found| {
-                    found.entry.life().is_live() && found.may_control() && found.entry.add_controlled()
-                });
+                let is_counted = entry
+                    .controller
+                    .load(Ordering::Relaxed)
+                    .checked_sub(1)
+                    .filter(|controller| *controller < extent)
+                    .map(|controller| slab.record(controller))
+                    .is_some_and(|found| {
+                        found.entry.life().is_live() && found.may_control() && found.entry.add_controlled()
+                    });
                 if !is_counted {
                     entry.controller.store(0, Ordering::Relaxed);
                 }
@@ -324,12 +330,14 @@ fn rebuild(
         // together.
         let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
             let index = window.start + at as u32;
-            let is_entered = index < window.end && {
-                let entry = slab.entry(index);
-                entry.life().is_current() && entry.controlled.load(Ordering::Relaxed) != REMOVED
-            };
-            let keys = is_entered.then(|| Keys::of_entry(slab, secret, index));
-            keys.inspect(|keys| keys.prefetch(buckets))
+            window
+                .contains(&index)
+                .then(|| slab.entry(index))
+                .filter(|entry| {
+                    entry.life().is_current() && entry.controlled.load(Ordering::Relaxed) != REMOVED
+                })
+                .map(|_| Keys::of_entry(slab, secret, index))
+                .inspect(|keys| keys.prefetch(buckets))
         });
         for (index, keys) in window.zip(keys) {
             if keys.is_some_and(|keys| !enter(slab, buckets, &keys, index)) {
@@ -351,8 +359,7 @@ fn is_possible(record: Record<'_>, now: Millis, is_known: impl Fn(u32) -> bool) 
 
 /// Removes an entry that is not in the index, and counts it.
 fn discard(entry: &Entry, discarded: &AtomicUsize) {
-    let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-    entry.generation.store(generation, Ordering::Relaxed);
+    entry.generation.store(entry.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     entry.life.store(Life::removed(0).0, Ordering::Relaxed);
     discarded.fetch_add(1, Relaxed);
 }
@@ -403,11 +410,11 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     }
     file.read_exact_at(&mut bytes, 0)?;
     let [magic, version, capacity, buckets, entries] = [
-        std::mem::offset_of!(Header, magic),
-        std::mem::offset_of!(Header, version),
-        std::mem::offset_of!(Header, capacity),
-        std::mem::offset_of!(Header, buckets),
-        std::mem::offset_of!(Header, entries),
+        offset_of!(Header, magic),
+        offset_of!(Header, version),
+        offset_of!(Header, capacity),
+        offset_of!(Header, buckets),
+        offset_of!(Header, entries),
     ]
     .map(|at| word(&bytes, at));
     if magic != MAGIC {
@@ -416,8 +423,7 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     if version != VERSION {
         return refused(format!("its layout has version {version}, and this xvsd has version {VERSION}"));
     }
-    let boot_at = std::mem::offset_of!(Header, boot);
-    if Boot([0, 8].map(|byte| word(&bytes, boot_at + byte))) != boot {
+    if Boot([0, 8].map(|byte| word(&bytes, offset_of!(Header, boot) + byte))) != boot {
         return refused("it is from before the machine's last start, or from another machine");
     }
     if capacity != config.capacity as u64 {
@@ -426,15 +432,15 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
             config.capacity
         ));
     }
-    let made = Parts::of(config)?;
     // The number of entries also depends on the number of workers for which the table was created.
-    let parts = Parts { entries: entries.min(ENTRIES_MAX as u64) as usize, ..made };
-    let length = file_bytes(parts.table_bytes()) as u64;
-    if buckets != made.buckets as u64 || entries < capacity || file.metadata()?.len() != length {
+    let parts = Parts { entries: entries.min(ENTRIES_MAX as u64) as usize, ..Parts::of(config)? };
+    if buckets != parts.buckets as u64
+        || entries < capacity
+        || file.metadata()?.len() != file_bytes(parts.table_bytes()) as u64
+    {
         return refused("its header contradicts its length");
     }
-    let secret_at = std::mem::offset_of!(Header, secret);
-    Ok((parts, HashSecret([0, 8, 16].map(|byte| word(&bytes, secret_at + byte)))))
+    Ok((parts, HashSecret([0, 8, 16].map(|byte| word(&bytes, offset_of!(Header, secret) + byte)))))
 }
 
 fn refused<T>(why: impl Into<String>) -> Result<T, AdoptError> {

@@ -110,7 +110,7 @@ impl Buckets {
         self.slots_of(buckets).for_each(|slot| slot.store(0, Ordering::Relaxed));
     }
 
-    /// Their number.
+    /// The number of buckets.
     pub(super) fn len(&self) -> usize {
         self.cells.len()
     }
@@ -249,8 +249,9 @@ impl Buckets {
         loop {
             attempts += 1;
             let slots = self.slots(place);
-            let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
-            if let Some(&word) = finals.find(|&&word| same(word as u32)) {
+            if let Some(&word) =
+                slots.iter().find(|&&word| place.contends(word) && word & FINAL != 0 && same(word as u32))
+            {
                 return Entered::Existing(word as u32);
             }
             let Some(position) = vacancy(&slots) else { return Entered::Full };
@@ -313,9 +314,8 @@ impl Buckets {
             loop {
                 // Acquire, like every read of a slot. A final slot changes only by being emptied or shadowed.
                 let word = self.slot(place, position).load(Ordering::Acquire);
-                let there = place.is_final(word) && word as u32 == index;
                 // The exchange has Release ordering: earlier accesses to the entry precede it.
-                if !there || self.exchange(place, position, word, 0) {
+                if !place.is_final(word) || word as u32 != index || self.exchange(place, position, word, 0) {
                     break;
                 }
             }
@@ -398,8 +398,8 @@ pub(super) fn share_of(hash: u64, index: u32) -> u64 {
 
 /// A number in which all bits depend on the tag and the index in a slot.
 fn mixed(word: u64) -> u64 {
-    let word = (word & TAG | u64::from(word as u32)).wrapping_mul(SPREAD);
-    (word ^ word >> 32).wrapping_mul(SPREAD)
+    let product = (word & TAG | u64::from(word as u32)).wrapping_mul(SPREAD);
+    (product ^ product >> 32).wrapping_mul(SPREAD)
 }
 
 /// A bit for each slot that is final and has the tag.
@@ -439,8 +439,7 @@ fn vacancy(slots: &Slots) -> Option<usize> {
     let [primary, alternative] =
         [0, SLOTS].map(|first| slots[first..first + SLOTS].iter().filter(|&&word| word == 0).count());
     let first = if primary > SPARE || primary >= alternative { 0 } else { SLOTS };
-    let among = &slots[first..first + SLOTS];
-    among.iter().position(|&word| word == 0).map(|position| first + position)
+    slots[first..first + SLOTS].iter().position(|&word| word == 0).map(|position| first + position)
 }
 
 /// The bits of a slot that are compared with the tag of a hash.

@@ -9,6 +9,7 @@
 //! Cost: at most five cache lines for a comparison; at most 64 inspected slots for a new template. `eviction.rs`
 //! chooses the evicted template.
 
+use std::array;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -101,9 +102,12 @@ impl CallIds {
     /// Whether a template with this mark has this Call-ID.
     pub(crate) fn is(&self, mark: u32, call_id: &[u8]) -> bool {
         self.slot(mark).is_some_and(|slot| {
-            let words = slot.words.iter().take(call_id.len() / 8 + 1).zip(packed(call_id));
-            // Acquire: pairs with the Release of `write`.
-            words.fold(true, |same, (word, value)| same & (word.load(Acquire) == value))
+            slot.words
+                .iter()
+                .take(call_id.len() / 8 + 1)
+                .zip(packed(call_id))
+                // Acquire: pairs with the Release of `write`.
+                .fold(true, |same, (word, value)| same & (word.load(Acquire) == value))
         })
     }
 
@@ -124,8 +128,9 @@ impl Slot {
     /// The template for which the slot was written, if it is still in the table.
     fn owner(&self, table: &TableWorker) -> Option<ConnId> {
         let owner = self.owner.load(Relaxed);
-        let index = (owner as u32).checked_sub(1)?;
-        table.recall(ConnId(index), (owner >> 32) as u32).map(|template| template.id())
+        table
+            .recall(ConnId((owner as u32).checked_sub(1)?), (owner >> 32) as u32)
+            .map(|template| template.id())
     }
 }
 
@@ -140,11 +145,7 @@ fn packed(call_id: &[u8]) -> [u64; WORDS] {
     let mut bytes = [0; 8 * WORDS];
     bytes[0] = call_id.len() as u8;
     bytes[1..=call_id.len()].copy_from_slice(call_id);
-    let mut words = [0; WORDS];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-    }
-    words
+    array::from_fn(|word| u64::from_le_bytes(bytes.as_chunks().0[word]))
 }
 
 /// The number of 64-bit words in a slot: for the length and the longest Call-ID.

@@ -177,13 +177,15 @@ impl Connection<'_> {
     /// State and deadline according to the XDP program, if it forwards the connection.
     fn told(&self) -> Life {
         let life = self.record.entry.life();
-        self.of_record(life, |offloaded| Some(offloaded.told_of(self.id, life))).unwrap_or(life)
+        match self.offloaded.get().filter(|_| life.is_offloaded()) {
+            Some(offloaded) => offloaded.told_of(self.id, life),
+            None => life,
+        }
     }
 
-    /// The result of `of` for the connection's record, if it may have one.
-    #[inline]
-    fn of_record<T>(&self, life: Life, of: impl FnOnce(&Offloaded) -> Option<T>) -> Option<T> {
-        if life.is_offloaded() { of(self.offloaded.get()?) } else { None }
+    /// The state of the connection's record.
+    fn record_state(&self) -> Option<State> {
+        self.offloaded.get()?.state_of(self.id)
     }
 
     /// Marks the connection as one whose record may be more recent than its entry, if it is live and in this state.
@@ -193,22 +195,19 @@ impl Connection<'_> {
 
     /// Whether the XDP program forwards packets by the connection's record, if there is one.
     pub(crate) fn is_forwarded(&self) -> bool {
-        let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
-        state.is_some_and(|state| state.has(State::IN_FORCE))
+        self.record_state().is_some_and(|state| state.has(State::IN_FORCE))
     }
 
     /// Whether the connection's record contains the time of its first reply.
     pub(crate) fn has_recorded_response(&self) -> bool {
-        let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
-        state.is_some_and(|state| state.response_micros().is_some())
+        self.record_state().is_some_and(|state| state.response_micros().is_some())
     }
 
     /// Whether the client has acknowledged the sequence number of the destination's SYN.
     pub fn is_proven(&self) -> bool {
         self.flags().contains(Flags::PROVEN)
-            || self
-                .of_record(self.record.entry.life(), |offloaded| offloaded.state_of(self.id))
-                .is_some_and(|state| state.has(State::PROVEN))
+            || self.record.entry.life().is_offloaded()
+                && self.record_state().is_some_and(|state| state.has(State::PROVEN))
     }
 
     /// The current flags.
@@ -225,8 +224,7 @@ impl Connection<'_> {
     pub fn set_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
         // Relaxed: the counts that follow are separate atomics, and no thread infers one from the other.
-        let before = self.record.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
-        before & flags.0 != flags.0
+        self.record.entry.flags.fetch_or(flags.0, Ordering::Relaxed) & flags.0 != flags.0
     }
 
     /// Clears flags. Returns `true` to the one caller that found any of them set.
@@ -262,9 +260,8 @@ impl Connection<'_> {
             .flags
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
                 let flags = Flags(flags);
-                let is_due =
-                    !flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive;
-                is_due.then_some(flags.0 ^ Flags::INACTIVE.0)
+                (!flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive)
+                    .then_some(flags.0 ^ Flags::INACTIVE.0)
             })
             .is_ok()
     }
@@ -273,8 +270,8 @@ impl Connection<'_> {
     #[must_use]
     pub fn count_out(&self) -> bool {
         // Relaxed: as in `set_flags`.
-        let before = self.record.entry.flags.fetch_or(Flags::COUNTED_OUT.0, Ordering::Relaxed);
-        Flags(before).contains(Flags::INACTIVE)
+        Flags(self.record.entry.flags.fetch_or(Flags::COUNTED_OUT.0, Ordering::Relaxed))
+            .contains(Flags::INACTIVE)
     }
 
     /// The number of packets from the client so far.

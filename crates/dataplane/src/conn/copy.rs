@@ -42,25 +42,22 @@ impl Copied {
         call_ids: &CallIds,
         connection: &dyn Fn(ConnId) -> Connection<'a>,
     ) -> Self {
-        let new = NewConnection {
-            protocol: view.protocol(),
-            client: view.client(),
-            virtual_endpoint: view.virtual_endpoint(),
-            dest: view.dest(),
-            local: view.local(),
-            method: view.method(),
-            flags: view.flags(),
-            state: view.state(),
-            expires: view.expires(),
-            spare: view.spare(),
-            dest_ref: view.dest_ref(),
-            mark: view.mark(),
-            controller: None,
-        };
-        let controller =
-            view.controller().map(|id| Box::new(Self::of(&connection(id), call_ids, connection)));
         Self {
-            connection: new,
+            connection: NewConnection {
+                protocol: view.protocol(),
+                client: view.client(),
+                virtual_endpoint: view.virtual_endpoint(),
+                dest: view.dest(),
+                local: view.local(),
+                method: view.method(),
+                flags: view.flags(),
+                state: view.state(),
+                expires: view.expires(),
+                spare: view.spare(),
+                dest_ref: view.dest_ref(),
+                mark: view.mark(),
+                controller: None,
+            },
             in_packets: view.in_packets(),
             controlled: view.controlled(),
             ftp: view.flags().contains(Flags::FTP).then(|| (view.shift(), view.asked())),
@@ -69,7 +66,7 @@ impl Copied {
                 .intersects(Flags::HANDSHAKE | Flags::SYN_PROXY)
                 .then(|| view.number_words()),
             call_id: if view.is_template() { call_ids.read(view) } else { None },
-            controller,
+            controller: view.controller().map(|id| Box::new(Self::of(&connection(id), call_ids, connection))),
         }
     }
 
@@ -94,8 +91,11 @@ impl Copied {
             Some(controller) => Some(controller.enter(table, call_ids)?),
             None => None,
         };
-        let flags = Flags(self.connection.flags.0 & !Flags::DETACHED.0);
-        let mut new = NewConnection { controller, flags, ..self.connection };
+        let mut new = NewConnection {
+            controller,
+            flags: Flags(self.connection.flags.0 & !Flags::DETACHED.0),
+            ..self.connection
+        };
         if new.flags.contains(Flags::TEMPLATE) {
             new.mark = match &self.call_id {
                 Some(call_id) => call_ids.write(0, call_id, table, |_, _| false)?,

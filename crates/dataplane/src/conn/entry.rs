@@ -15,7 +15,7 @@ use xvs_sched::ForwardingMethod;
 
 use super::direction::Direction;
 use super::flags::Flags;
-use super::insertion::{Kind, NewConnection};
+use super::insertion::{Kind, NewConnection, Removal};
 use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU64, Ordering};
 use crate::shm::layout::{Entry, Extension, Numbers};
@@ -163,8 +163,7 @@ impl Record<'_> {
         // Relaxed: the compare-and-swap that puts the index into a bucket releases all these stores.
         let order = Ordering::Relaxed;
         let entry = self.entry;
-        let flow = new.request_flow();
-        let Packed { source, dest, about, .. } = Packed::of(&flow);
+        let Packed { source, dest, about, .. } = Packed::of(&new.request_flow());
         let mut dest_addr = (word(new.dest) >> 32) as u32;
         let mut endpoint = dest | new.method as u64;
         if new.is_wide() {
@@ -318,27 +317,24 @@ impl Record<'_> {
     #[inline]
     pub(super) fn towards_client_v6(self) -> ((u128, u64), (u128, u64)) {
         let Extension { client, virtual_addr, .. } = self.extension;
-        let client = (bits(client), self.entry.client_word() & ENDPOINT);
-        (client, (bits(virtual_addr), self.entry.virtual_word() & ENDPOINT))
+        (
+            (bits(client), self.entry.client_word() & ENDPOINT),
+            (bits(virtual_addr), self.entry.virtual_word() & ENDPOINT),
+        )
     }
 
     /// Whether the entry can contain a connection or template: a check of memory that another process has left.
     pub(super) fn is_sound(self) -> bool {
         let client = self.entry.client_word();
         let service = self.entry.virtual_word();
-        let known = [
-            (client, IPV6 | PROTOCOL | Kind::Template as u64),
-            (service, METHOD | EXTENDED | DEST_IPV6 | LOCAL),
-        ];
-        let needs_extension = client & IPV6 | service & (DEST_IPV6 | LOCAL) != 0;
         let flags = Flags(self.entry.flags.load(Ordering::Relaxed));
         let local = service & LOCAL != 0;
-        let is_ftp = flags.contains(Flags::FTP);
-        known.iter().all(|(word, bits)| word & !ENDPOINT & !bits == 0)
+        client & !(ENDPOINT | PROTOCOL | IPV6 | Kind::Template as u64) == 0
+            && service & !(ENDPOINT | METHOD | EXTENDED | DEST_IPV6 | LOCAL) == 0
             && service & METHOD <= ForwardingMethod::FullNat as u64
-            && (self.is_wide() || !needs_extension)
+            && (self.is_wide() || client & IPV6 | service & (DEST_IPV6 | LOCAL) == 0)
             && flags.contains(Flags::TEMPLATE) == self.is_template()
-            && (!is_ftp || self.is_wide() && !local)
+            && (!flags.contains(Flags::FTP) || self.is_wide() && !local)
             && (local || self.is_template() || self.method() != ForwardingMethod::FullNat)
     }
 
@@ -457,8 +453,7 @@ impl Entry {
     pub(super) fn publish(&self) {
         // Release: a walk that sees the entry live sees it filled. Only one bit is set, because another worker may
         // already have refreshed the connection.
-        let bit = Phase::Live as u64 - Phase::Pending as u64;
-        self.life.fetch_or(bit << 62, Ordering::Release);
+        self.life.fetch_or((Phase::Live as u64 - Phase::Pending as u64) << 62, Ordering::Release);
     }
 
     /// Marks the connection as one whose record may be more recent, if it is live and in this state.
@@ -481,15 +476,22 @@ impl Entry {
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
         // Relaxed: only the count is passed on, and `close` competes for the same field.
-        let more = |count: u32| count.checked_add(1).filter(|&count| count != REMOVED);
-        self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.controlled
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                count.checked_add(1).filter(|&more| more != REMOVED)
+            })
+            .is_ok()
     }
 
     /// Closes the entry as a controller: it admits no more connections. Succeeds once in a connection's life, and only
-    /// while it controls none; otherwise returns the count.
-    pub(super) fn close(&self) -> Result<u32, u32> {
+    /// while it controls none.
+    pub(super) fn close(&self) -> Result<(), Removal> {
         // Acquire: pairs with the Release of `drop_controlled`.
-        self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed)
+        match self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(REMOVED) => Err(Removal::NotLive),
+            Err(_) => Err(Removal::Controls),
+        }
     }
 
     /// Reverts [`close`](Self::close). Only for the caller whose `close` succeeded.

@@ -40,8 +40,7 @@ impl Shift {
 
     fn of(place: u32, before: i32, change: i8) -> Option<Self> {
         let fits = (before << 8) >> 8 == before;
-        let word = (before as u64) << 40 | u64::from(change as u8) << 32 | u64::from(place);
-        fits.then_some(Self(word))
+        fits.then_some(Self((before as u64) << 40 | u64::from(change as u8) << 32 | u64::from(place)))
     }
 
     /// Whether the last replacement was at this sequence number.
@@ -51,8 +50,7 @@ impl Shift {
 
     /// The shift that another director has announced; `None` if the connection is not an FTP connection.
     pub(crate) fn received(of: ReplyShift) -> Option<Self> {
-        let change = i8::try_from(of.after.wrapping_sub(of.before)).ok()?;
-        Self::of(of.place, of.before, change)
+        Self::of(of.place, of.before, i8::try_from(of.after.wrapping_sub(of.before)).ok()?)
     }
 
     /// The shift for announcements to other directors; `None` if nothing is shifted.
@@ -128,28 +126,30 @@ impl Connection<'_> {
     /// length if none does. `None` if the data were read before, or do not belong to the stream. Before any line ending
     /// is known, for example after a failover, data begin a line. Records the last line ending.
     pub(crate) fn first_line(&self, direction: Direction, sequence: u32, data: &[u8]) -> Option<usize> {
-        let at = LINES + direction as u32 * (LINE.count_ones());
+        let at = LINES + direction as u32 * LINE.count_ones();
         let line = (self.ftp_word(1).load(Ordering::Relaxed) >> at & LINE) as u32;
         let place = |number: u32| number & PLACE | KNOWN;
-        let ahead = |number: u32| number.wrapping_sub(line) & PLACE;
         let is_known = line & KNOWN != 0;
-        if is_known && !(1..REACH).contains(&ahead(sequence.wrapping_add(data.len() as u32))) {
+        let ahead = sequence.wrapping_add(data.len() as u32).wrapping_sub(line) & PLACE;
+        if is_known && !(1..REACH).contains(&ahead) {
             return None;
         }
         let is_line = !is_known || place(sequence) == line;
-        let last = data.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1);
+        let last = data.iter().rposition(|byte| *byte == b'\n').map(|end| end + 1);
         if let Some(last) = last.or(is_line.then_some(0)) {
             let next = u64::from(place(sequence.wrapping_add(last as u32)));
             self.change_lines(|word| word & !(LINE << at) | next << at);
         }
-        let behind = || data.iter().position(|byte| *byte == b'\n').map_or(data.len(), |end| end + 1);
-        Some(if is_line { 0 } else { behind() })
+        if is_line {
+            return Some(0);
+        }
+        Some(data.iter().position(|byte| *byte == b'\n').map_or(data.len(), |end| end + 1))
     }
 
     /// Changes the second word. Both directions write it, each its own bits.
     fn change_lines(&self, change: impl Fn(u64) -> u64) {
-        let change = |word| Some(change(word));
-        let _ = self.ftp_word(1).fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        let _ =
+            self.ftp_word(1).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| Some(change(word)));
     }
 
     /// The fields of the local endpoint, which such a connection does not have. Relaxed accesses: the fields order no

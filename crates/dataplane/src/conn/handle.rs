@@ -17,7 +17,7 @@ use xvs_proto::{Endpoint, FlowKey};
 use super::buckets::{Claim, Entered, Key};
 use super::connection::{Complete, Connection};
 use super::direction::Direction;
-use super::entry::{self, Life, Packed};
+use super::entry::{Life, Packed};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
@@ -94,13 +94,11 @@ impl TableWorker {
         if self.handle.table.expected.load(Relaxed) == 0 && self.missed.is_none() {
             return None;
         }
-        let flow = FlowKey { source: Endpoint { port: 0, ..flow.source }, ..*flow };
-        match self.find(&flow, self.hash(&flow)) {
-            Some((id, Direction::Inbound)) => {
-                self.connection(id).flags().contains(Flags::NO_CLIENT_PORT).then_some(id)
-            }
-            _ => None,
-        }
+        let expected = FlowKey { source: Endpoint { port: 0, ..flow.source }, ..*flow };
+        self.find(&expected, self.hash(&expected))
+            .filter(|(_, direction)| *direction == Direction::Inbound)
+            .map(|(id, _)| id)
+            .filter(|id| self.connection(*id).flags().contains(Flags::NO_CLIENT_PORT))
     }
 
     /// The template from this client (masked address, port 0) to this virtual endpoint.
@@ -148,10 +146,9 @@ impl TableWorker {
         debug_assert!(!self.handle.parked);
         let handle = &mut self.handle;
         let table = &*handle.table;
-        // The reply key was not known before, so its lines are prefetched while the entry is filled.
-        let request = new.request_flow();
         let reply = new.reply_flow();
-        let keys = Keys::of(request, new.kind(), reply, new.local.is_some(), &table.secret);
+        let keys = Keys::of(new.request_flow(), new.kind(), reply, new.local.is_some(), &table.secret);
+        // The reply key was not known before, so its lines are prefetched while the entry is filled.
         keys.prefetch_reply(&table.buckets);
         let Some(index) = handle.stock.take(&table.slab) else {
             add(&handle.counts().full, 1);
@@ -159,7 +156,7 @@ impl TableWorker {
         };
         // The XDP program must not forward its replies as those of an older connection.
         let older = reply
-            .filter(|_| table.has_offloaded())
+            .filter(|_| table.offloaded.get().is_some())
             .and_then(|reply| handle.find(&reply, reply.hash(&table.secret)));
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
@@ -240,8 +237,8 @@ impl TableWorker {
         let both = reply.and(request);
         // First the keys that have no room. Both keys may share a bucket, and each could take the slot that the other
         // needs.
-        let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        keys.map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)))
+        [(request, 1), (reply, 1), (both, 2), (reply, 2)]
+            .map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)))
             .into_iter()
             .flatten()
             .flatten()
@@ -262,9 +259,7 @@ impl TableWorker {
 
     /// The connection with this id and generation, if it still exists. For ids kept across bursts.
     pub fn recall(&self, id: ConnId, generation: u32) -> Option<Connection<'_>> {
-        let connection = self.connection(id);
-        let there = connection.record.entry.life().is_live() && connection.generation() == generation;
-        there.then_some(connection)
+        self.occupant(id).filter(|connection| connection.generation() == generation)
     }
 
     /// Changes the protocol state. `next` returns, for the current state, the next state and the time when the
@@ -311,8 +306,7 @@ impl TableWorker {
         let Some(record) = offloaded.of(id) else {
             // The record belongs to a former process, or there is none.
             change(table, wheel, id, |old| {
-                let is_stale = old.is_offloaded() && offloaded.of(id).is_none();
-                is_stale.then(|| old.taken_back())
+                (old.is_offloaded() && offloaded.of(id).is_none()).then(|| old.taken_back())
             });
             return None;
         };
@@ -400,8 +394,10 @@ impl TableWorker {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let (old, new) = change(table, wheel, id, |old| {
             let state = old.is_offloaded().then(|| record.tcp().unwrap_or(old.state()))?;
-            let is_same = state == old.state() && packets == Packets::AsCounted;
-            let new = if is_same { old } else { old.later(state, expires(state)) };
+            let new = match packets {
+                Packets::AsCounted if state == old.state() => old,
+                _ => old.later(state, expires(state)),
+            };
             Some(new.taken_back())
         })?;
         Some(Settled { before: old.state(), after: new.state(), record })
@@ -430,7 +426,7 @@ pub(crate) struct TableHandle {
     /// The time of the burst or walk, for the log of connections.
     pub(super) now: Millis,
     /// The handle may move to another thread, but two threads must not use it at once.
-    one_thread: PhantomData<std::cell::Cell<()>>,
+    one_thread: PhantomData<Cell<()>>,
 }
 
 impl TableHandle {
@@ -466,8 +462,8 @@ impl TableHandle {
     #[inline]
     pub(crate) fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         debug_assert!(!self.parked);
-        let flow = Packed::of(flow);
-        self.table.find(hash, |record| record.direction(&flow))
+        let packed = Packed::of(flow);
+        self.table.find(hash, |record| record.direction(&packed))
     }
 
     pub(super) fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
@@ -478,16 +474,13 @@ impl TableHandle {
 
     pub(super) fn remove(&mut self, id: ConnId) -> Removal {
         debug_assert!(!self.parked);
-        let table = &*self.table;
-        let entry = table.entry(id);
+        let entry = self.table.entry(id);
         if !entry.life().is_live() {
             return Removal::NotLive;
         }
         // This exchange elects the thread that removes the entry.
-        match entry.close() {
-            Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotLive,
-            Err(_) => return Removal::Controls,
+        if let Err(refusal) = entry.close() {
+            return refusal;
         }
         Removal::Done(self.withdraw(id, Ending::Replaced, None))
     }
@@ -505,10 +498,8 @@ impl TableHandle {
         if !self.passes(id, life, &test) {
             return Removal::Kept;
         }
-        match entry.close() {
-            Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotLive,
-            Err(_) => return Removal::Controls,
+        if let Err(refusal) = entry.close() {
+            return refusal;
         }
         if life.is_offloaded() {
             self.table.end_offload(id);
@@ -557,8 +548,7 @@ impl TableHandle {
         // A swap, not a store: a concurrent exchange by a worker that refreshes the entry either fails or comes before.
         // Release, as for the generation: both come before the closing of the epoch, which other threads acquire.
         let last = Life(entry.life.swap(Life::removed(0).0, Ordering::Release));
-        let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-        entry.generation.store(generation, Ordering::Release);
+        entry.generation.store(entry.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.stock.retire(&table.slab, index);
         last
     }
@@ -586,8 +576,8 @@ impl TableHandle {
 impl Drop for TableHandle {
     fn drop(&mut self) {
         self.leave();
-        let state = mem::take(&mut self.state);
-        *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(mem::take(&mut self.state));
     }
 }
 

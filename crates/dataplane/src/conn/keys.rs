@@ -27,8 +27,13 @@ impl Keys {
         has_local: bool,
         secret: &HashSecret,
     ) -> Self {
-        let reply = reply.map(|flow| (flow, flow.hash(secret)));
-        Self { request, kind, request_hash: request.hash(secret), reply, alone: has_local }
+        Self {
+            request,
+            kind,
+            request_hash: request.hash(secret),
+            reply: reply.map(|flow| (flow, flow.hash(secret))),
+            alone: has_local,
+        }
     }
 
     /// The keys of a filled entry.
@@ -59,8 +64,8 @@ impl Keys {
 
     /// The keys' contribution to the sum over the buckets if they are in the index.
     pub(super) fn share(&self, index: u32) -> u64 {
-        let reply = self.reply.map_or(0, |(_, hash)| share_of(hash, index));
-        share_of(self.request_hash, index).wrapping_add(reply)
+        share_of(self.request_hash, index)
+            .wrapping_add(self.reply.map_or(0, |(_, hash)| share_of(hash, index)))
     }
 
     /// Removes the keys of this entry from the index, if they are there.

@@ -109,9 +109,12 @@ impl ConnectionLog {
     ///
     /// The kernel has no memory for it.
     pub fn new(settings: LogSettings, entries: usize) -> io::Result<Self> {
-        let mapping = Mapping::create(entries * size_of::<Tally>(), Memory::SmallPages)?;
-        let queue = ArrayQueue::new(settings.queue);
-        Ok(Self { settings, tallies: mapping.cells(0, entries), queue, lost: Statistic::new(0) })
+        Ok(Self {
+            settings,
+            tallies: Mapping::create(entries * size_of::<Tally>(), Memory::SmallPages)?.cells(0, entries),
+            queue: ArrayQueue::new(settings.queue),
+            lost: Statistic::new(0),
+        })
     }
 
     /// The memory of the tallies of a full table with this number of entries, in bytes.

@@ -43,9 +43,9 @@ impl TableHandle {
         let connection = self.connection(id);
         let record = connection.record;
         let flags = connection.flags();
-        let is_logged = !flags.intersects(Flags::TEMPLATE | Flags::NO_CLIENT_PORT)
-            && log.chooses(record.request_flow().hash(&self.table.secret));
-        if !is_logged {
+        if flags.intersects(Flags::TEMPLATE | Flags::NO_CLIENT_PORT)
+            || !log.chooses(record.request_flow().hash(&self.table.secret))
+        {
             return;
         }
         let (begun, last_packet, packets, bytes) = match event {

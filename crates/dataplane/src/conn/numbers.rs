@@ -82,37 +82,35 @@ impl Connection<'_> {
     /// Counts another SYN to the destination. Changes only the last integer, because another worker may be ending the
     /// handshake.
     pub(crate) fn count_try(&self, awaited: Awaited) {
-        let rest = Awaited { tries: awaited.tries + 1, ..awaited }.rest();
-        self.record.numbers.words[3].store(rest, Ordering::Relaxed);
+        self.record.numbers.words[3]
+            .store(Awaited { tries: awaited.tries + 1, ..awaited }.rest(), Ordering::Relaxed);
     }
 
     /// How its numbers are translated, if they are.
     #[inline]
     pub(crate) fn numbers(&self) -> Option<Numbers> {
-        match self.flags().0 & (Flags::SYN_PROXY | Flags::HANDSHAKE).0 == Flags::SYN_PROXY.0 {
-            true => {
-                // Pairs with the fence of `complete`.
-                fence(Ordering::Acquire);
-                let [sequence, timestamp, shifts, _] = self.number_words();
-                Some(Numbers::of([sequence, timestamp, shifts]))
-            }
-            false => None,
+        if self.flags().0 & (Flags::SYN_PROXY | Flags::HANDSHAKE).0 != Flags::SYN_PROXY.0 {
+            return None;
         }
+        // Pairs with the fence of `complete`.
+        fence(Ordering::Acquire);
+        let [words @ .., _] = self.number_words();
+        Some(Numbers::of(words))
     }
 
     /// Ends the handshake: from now on `numbers` define the translation of segments. Returns `true` to the one caller
     /// that ended it.
     pub(crate) fn complete(&self, numbers: Numbers) -> bool {
         // The worker that sets the first flag writes; for others the handshake lasts until it has cleared the second.
-        let is_first = self.set_flags(Flags::SYN_PROXY);
-        if is_first {
-            let [sequence, timestamp, shifts] = numbers.words();
-            self.set_number_words([sequence, timestamp, shifts, 0]);
-            // A thread that sees the flag cleared sees the numbers.
-            fence(Ordering::Release);
-            let _ = self.clear_flags(Flags::HANDSHAKE);
+        if !self.set_flags(Flags::SYN_PROXY) {
+            return false;
         }
-        is_first
+        let [sequence, timestamp, shifts] = numbers.words();
+        self.set_number_words([sequence, timestamp, shifts, 0]);
+        // A thread that sees the flag cleared sees the numbers.
+        fence(Ordering::Release);
+        let _ = self.clear_flags(Flags::HANDSHAKE);
+        true
     }
 
     /// Takes over the translation from another director. Only before another thread can find the connection.

@@ -224,8 +224,12 @@ pub(crate) struct Offloaded {
 impl Offloaded {
     /// For tables with this number of entries.
     pub(crate) fn new(records: Rows<RECORD>, moves: Words<MOVES>, entries: usize) -> Self {
-        let of = (0..entries).map(|_| AtomicU32::new(0)).collect();
-        Self { records, moves, of, timeouts: Default::default() }
+        Self {
+            records,
+            moves,
+            of: (0..entries).map(|_| AtomicU32::new(0)).collect(),
+            timeouts: Default::default(),
+        }
     }
 
     /// All words, for models.
@@ -269,15 +273,13 @@ impl Offloaded {
 
     /// Gives a connection a record. Returns whether it had none.
     pub(crate) fn bind(&self, id: ConnId, record: u32) -> bool {
-        let of = &self.of[id.0 as usize];
-        of.compare_exchange(0, record + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.of[id.0 as usize].compare_exchange(0, record + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Detaches this record from a connection, unless the connection now has another one.
     pub(crate) fn unbind(&self, id: ConnId, record: u32) {
-        let of = &self.of[id.0 as usize];
         // Release: the caller's accesses to the record precede this.
-        let _ = of.compare_exchange(record + 1, 0, Ordering::Release, Ordering::Relaxed);
+        let _ = self.of[id.0 as usize].compare_exchange(record + 1, 0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Sets how long connections last after a packet.

@@ -31,8 +31,10 @@ pub(super) struct Quiescence {
 impl Quiescence {
     /// This number of slots, all parked.
     pub(super) fn new(slots: usize) -> Self {
-        let seen = (0..slots).map(|_| CachePadded::new(AtomicU64::new(PARKED))).collect();
-        Self { epoch: CachePadded::new(AtomicU64::new(1)), seen }
+        Self {
+            epoch: CachePadded::new(AtomicU64::new(1)),
+            seen: (0..slots).map(|_| CachePadded::new(AtomicU64::new(PARKED))).collect(),
+        }
     }
 
     /// The owner of the slot no longer uses any result of an earlier look-up.
@@ -52,8 +54,7 @@ impl Quiescence {
 
     /// The owner of the slot will perform look-ups again.
     pub(super) fn unpark(&self, slot: usize) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        self.seen[slot].store(epoch, Ordering::Release);
+        self.seen[slot].store(self.epoch.load(Ordering::Acquire), Ordering::Release);
         // The module's argument needs this fence between the store and the next look-up.
         fence(Ordering::SeqCst);
     }

@@ -52,8 +52,7 @@ impl TableReader {
 
     /// Like [`for_each`](Self::for_each), for a walk that removes connections.
     pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
-        let end = range.end.min(self.handle.table.extent());
-        self.visit_each(range.start..end, visit);
+        self.visit_each(range.start..range.end.min(self.handle.table.extent()), visit);
     }
 
     /// Like [`visit`](Self::visit), for indices in any order, all below [`Table::extent`].
@@ -138,8 +137,9 @@ impl Table {
     /// A parked handle for a thread that is not a worker; `None` if all are taken. There are four: for listings, for
     /// sweeps, for announcements, and for sending tables.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
-        let mut handles = self.config.workers..self.free_handles.len();
-        handles.find_map(|handle| TableHandle::acquire(self, handle)).map(TableReader::new)
+        (self.config.workers..self.free_handles.len())
+            .find_map(|handle| TableHandle::acquire(self, handle))
+            .map(TableReader::new)
     }
 }
 

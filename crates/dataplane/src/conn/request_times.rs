@@ -17,8 +17,7 @@ pub(super) struct RequestTimes(Box<[AtomicU64]>);
 impl RequestTimes {
     /// Slots for a table with this number of entries.
     pub(super) fn new(entries: usize) -> Self {
-        let slots = entries.next_power_of_two().min(SLOTS);
-        Self((0..slots).map(|_| AtomicU64::new(NONE)).collect())
+        Self((0..entries.next_power_of_two().min(SLOTS)).map(|_| AtomicU64::new(NONE)).collect())
     }
 
     /// Notes the time of a connection's request.

@@ -189,8 +189,7 @@ impl Stock {
     /// free list.
     pub(super) fn collect(&mut self, slab: &Slab, quiescence: &Quiescence, batches: u32) {
         if self.closed.len > 0 && quiescence.has_passed(self.target) {
-            let closed = mem::take(&mut self.closed);
-            self.free.append(slab, closed);
+            self.free.append(slab, mem::take(&mut self.closed));
         }
         self.share(slab, batches);
     }

@@ -155,12 +155,6 @@ impl Table {
         self.log.get().map(|log| &**log)
     }
 
-    /// Whether the XDP program may forward packets of connections.
-    #[inline]
-    pub(super) fn has_offloaded(&self) -> bool {
-        self.offloaded.get().is_some()
-    }
-
     /// Makes workers process the packets of a connection from now on, if the XDP program forwards them.
     #[inline]
     pub fn end_offload(&self, id: ConnId) {
@@ -182,9 +176,7 @@ impl Table {
 
     /// Like [`Self::awaited_micros`], once.
     pub(crate) fn response_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
-        let awaited = self.awaited_micros(id, generation, now)?;
-        self.forget_request(id, generation);
-        Some(awaited)
+        self.awaited_micros(id, generation, now).inspect(|_| self.forget_request(id, generation))
     }
 
     /// Discards the time of a connection's first request.
@@ -273,28 +265,28 @@ impl Table {
         secret: HashSecret,
     ) -> Self {
         let handles = config.workers + READERS;
-        let slab = Slab {
-            header: mapping.cells(0, 1),
-            entries: mapping.cells(parts.entries_offset(), parts.entries),
-            extensions: extensions.cells(0, parts.entries),
-            numbers: extensions.cells(parts.numbers_offset(), parts.entries),
-        };
-        let free_handles = (0..handles).map(|handle| {
-            let timed = if handle < config.workers { parts.entries } else { 0 };
-            Mutex::new(Some(HandleState { wheel: Wheel::new(timed), ..HandleState::default() }))
-        });
         Self {
             config,
             secret,
             buckets: Buckets::new(mapping.cells(HEADER_BYTES, parts.buckets)),
-            slab,
+            slab: Slab {
+                header: mapping.cells(0, 1),
+                entries: mapping.cells(parts.entries_offset(), parts.entries),
+                extensions: extensions.cells(0, parts.entries),
+                numbers: extensions.cells(parts.numbers_offset(), parts.entries),
+            },
             quiescence: Quiescence::new(handles),
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
             expected: AtomicU32::default(),
             requests: RequestTimes::new(parts.entries),
             offloaded: OnceLock::new(),
             log: OnceLock::new(),
-            free_handles: free_handles.collect(),
+            free_handles: (0..handles)
+                .map(|handle| {
+                    let timed = if handle < config.workers { parts.entries } else { 0 };
+                    Mutex::new(Some(HandleState { wheel: Wheel::new(timed), ..HandleState::default() }))
+                })
+                .collect(),
             stocks: (0..handles).map(|_| Mutex::default()).collect(),
             mapping,
         }
@@ -385,8 +377,10 @@ impl Parts {
         let capacity = config.capacity;
         let entries = config.entries();
         if capacity == 0 || entries > ENTRIES_MAX {
-            let text = format!("a connection table of {capacity} entries; 1 to {ENTRIES_MAX} are possible");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a connection table of {capacity} entries; 1 to {ENTRIES_MAX} are possible"),
+            ));
         }
         Ok(Self { capacity, buckets: Buckets::needed(capacity), entries })
     }
@@ -434,8 +428,7 @@ pub fn random_secret() -> io::Result<HashSecret> {
     let mut bytes = [0; 24];
     // A request for at most 256 bytes is always fulfilled completely (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
-    let words = bytes.as_chunks().0;
-    Ok(HashSecret(std::array::from_fn(|word| u64::from_ne_bytes(words[word]))))
+    Ok(HashSecret(std::array::from_fn(|word| u64::from_ne_bytes(bytes.as_chunks().0[word]))))
 }
 
 /// A fixed secret: all runs of a model must be equal.

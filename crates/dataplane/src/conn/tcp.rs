@@ -157,20 +157,24 @@ impl TcpState {
 }
 
 /// The tables in the format of the XDP program (`struct xvs_tcp_states`): each row contains the next state for each
-/// state, in four bits; first the ordinary table, then that of secure_tcp. And the set of active states.
+/// state, in four bits; first the ordinary table, then the table of secure_tcp. In addition, the set of active states.
 pub(crate) fn rows() -> ([u64; 24], u64) {
     let mut all = [ORDINARY, SECURE].into_iter().flatten().flatten();
-    let rows = std::array::from_fn(|_| {
-        all.next().map_or(0, |row| row.iter().rev().fold(0, |word, state| word << 4 | *state as u64))
-    });
-    let active = TcpState::ALL.into_iter().filter(|state| state.is_active());
-    (rows, active.fold(0, |set, state| set | 1 << state as u64))
+    (
+        std::array::from_fn(|_| {
+            all.next().map_or(0, |row| row.iter().rev().fold(0, |word, state| word << 4 | *state as u64))
+        }),
+        TcpState::ALL
+            .into_iter()
+            .filter(|state| state.is_active())
+            .fold(0, |set, state| set | 1 << state as u64),
+    )
 }
 
 /// The timeout of a connection in `state` after its last packet. The timeouts `established` and `fin_wait` can be
 /// configured (`--set`).
 pub fn timeout(state: TcpState, established: Duration, fin_wait: Duration) -> Duration {
-    let seconds = match state {
+    Duration::from_secs(match state {
         ES => return established,
         FW => return fin_wait,
         NO => 2,
@@ -178,8 +182,7 @@ pub fn timeout(state: TcpState, established: Duration, fin_wait: Duration) -> Du
         SR | CW => 60,
         CL => 10,
         LA => 30,
-    };
-    Duration::from_secs(seconds)
+    })
 }
 
 #[cfg(test)]

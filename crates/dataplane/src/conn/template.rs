@@ -72,8 +72,7 @@ impl TableHandle {
         debug_assert!(connection.is_template());
         // The flag first: a thread that finds the template in the meantime sees that it is being detached.
         let _ = connection.set_flags(Flags::DETACHED);
-        let table = &self.table;
-        table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
+        self.table.buckets.unlink(self.hash(&connection.record.request_flow()), id.0);
     }
 }
 

@@ -81,9 +81,8 @@ impl Wheel {
 
     /// The time when the earliest link is due.
     pub(super) fn next_due(&self) -> Option<Millis> {
-        let ticks = self.cursor..self.cursor + if self.linked == 0 { 0 } else { SLOTS };
-        ticks
-            .into_iter()
+        let end = self.cursor + if self.linked == 0 { 0 } else { SLOTS };
+        (self.cursor..end)
             .find(|tick| self.heads[(tick % SLOTS) as usize] != 0)
             .map(|tick| Millis(u64::from(tick) * TICK_MILLIS))
     }
