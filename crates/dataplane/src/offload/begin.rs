@@ -37,10 +37,9 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let connection = table.connection(id);
     let destination = DestinationId(connection.dest_ref());
     if let Some(record) = shared.flows.of(id) {
-        let is_set = shared.flows.state(record).has(RecordState::IN_FORCE);
         // A record that was ended belongs to the connection until its worker has counted it. If a key found no room,
         // this takes at least a second.
-        if is_set && !shared.is_in_force(record, destination) {
+        if shared.flows.state(record).has(RecordState::IN_FORCE) && !shared.is_in_force(record, destination) {
             // The next attempt starts over.
             shared.flows.end(id);
         }
@@ -58,7 +57,6 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
-    let needs_last_line = parts.iter().flatten().any(Part::needs_last_line);
     let generation = connection.generation();
     let awaited = table
         .table()
@@ -70,12 +68,12 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     }
     let is_timed = awaited.is_some();
     let bits = bits(&connection, cx.snapshot)
-        | bit(needs_last_line, RecordState::LAST_LINE)
+        | bit(parts.iter().flatten().any(Part::needs_last_line), RecordState::LAST_LINE)
         | bit(is_timed, RecordState::TIMED);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
-        let template = connection.controller();
-        let is_assured = template.is_none_or(|template| table.connection(template).state() & ASSURED != 0);
+        let is_assured =
+            connection.controller().is_none_or(|template| table.connection(template).state() & ASSURED != 0);
         if !is_assured || !has_all(&connection, &parts, cx.snapshot) {
             return false;
         }
@@ -111,9 +109,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     // A thread that removes or changes the connection, or enters another one with the same replies, does that before it
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
-    let is_live = table.recall(id, generation).is_some();
     let is_valid = is_marked
-        && is_live
+        && table.recall(id, generation).is_some()
         && parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
     if !is_valid {
         shared.flows.seal(record);
@@ -210,14 +207,11 @@ pub(super) fn plan(
         return Err(NotOffloaded::Stays);
     }
     let vrf = snapshot.egress.vrf(link);
-    let destination = snapshot.destinations.find_in(vrf, DestinationId(connection.dest_ref()));
-    if destination.is_some_and(|destination| destination.path == Path::Local) {
+    let destination = DestinationId(connection.dest_ref());
+    if snapshot.destinations.find_in(vrf, destination).is_some_and(|found| found.path == Path::Local) {
         return Err(NotOffloaded::Local);
     }
-    let route = snapshot
-        .destinations
-        .route_in(vrf, DestinationId(connection.dest_ref()))
-        .ok_or(NotOffloaded::NoWay)?;
+    let route = snapshot.destinations.route_in(vrf, destination).ok_or(NotOffloaded::NoWay)?;
     if !is_certain(connection, &ends, snapshot) {
         return Err(NotOffloaded::Listed);
     }
@@ -259,10 +253,10 @@ fn request(
     let outer = match ends.method {
         ForwardingMethod::Tunnel => {
             let family = before.source.family();
-            let template = route.tunnel.as_deref().map(|templates| &templates[family as usize]);
-            let pmtu_disc = cx.snapshot.settings.pmtu_disc;
-            let outer = template
-                .and_then(|template| template.of_flow(family, table.hash(&before), pmtu_disc, cx.now));
+            let outer = route.tunnel.as_deref().and_then(|templates| {
+                let pmtu_disc = cx.snapshot.settings.pmtu_disc;
+                templates[family as usize].of_flow(family, table.hash(&before), pmtu_disc, cx.now)
+            });
             Some(outer.ok_or(NotOffloaded::OuterHeaders)?)
         }
         _ => None,
@@ -292,8 +286,10 @@ fn request(
 /// connections, of which more packets follow.
 #[inline]
 pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, cx: Context<'_>) {
-    let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
-    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, cx.snapshot) {
+    if flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1)
+        && packet.flow.protocol == Protocol::TCP
+        && may_come_by(link, cx.snapshot)
+    {
         // Without room, a later packet tries it again.
         let _ = begin(flows, id, link, cx);
     }
@@ -359,11 +355,9 @@ fn reply(
     if connection.flags().contains(Flags::NO_OUTPUT) {
         return Err(NotOffloaded::NoReply);
     }
-    let hash = table.hash(&before);
-    let path = Path::find_by(&snapshot.egress, ends.client.addr, hash, || {
+    let hop = match Path::find_by(&snapshot.egress, ends.client.addr, table.hash(&before), || {
         snapshot.unmarked_key_to_client(route.link, ends)
-    });
-    let hop = match path {
+    }) {
         Some(Path::To(hop)) => hop,
         Some(Path::NoNeighbour { .. }) => return Err(NotOffloaded::NoNeighbour),
         _ => return Ok(None),

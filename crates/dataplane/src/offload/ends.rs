@@ -21,9 +21,8 @@ pub struct Ends {
 impl Ends {
     /// Adds the records that end when `after` replaces `before`.
     pub fn add(&mut self, before: &Snapshot, after: &Snapshot) {
-        let has_paths =
-            Arc::ptr_eq(&before.egress, &after.egress) || after.egress.keeps_paths_of(&before.egress);
-        let is_same = has_paths
+        let is_same = (Arc::ptr_eq(&before.egress, &after.egress)
+            || after.egress.keeps_paths_of(&before.egress))
             && Arc::ptr_eq(&before.marks, &after.marks)
             && Arc::ptr_eq(&before.captures, &after.captures)
             && before.sync_master.is_some() == after.sync_master.is_some()

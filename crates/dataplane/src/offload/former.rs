@@ -68,12 +68,14 @@ impl FormerRecords {
     /// Finds the records that may contain counts or states, when the workers that begin records have stopped: a program
     /// begins none. Cost: a cache line for each record, most of them unused.
     pub fn find_used(self) -> UsedRecords {
-        let numbers = (0..self.records.len()).filter(|number| {
-            // At the end, the first ones again.
-            prefetch(&self.records[(number + AHEAD) % self.records.len()]);
-            is_used(&self.records[*number])
-        });
-        UsedRecords { used: numbers.collect(), of: self }
+        let used = (0..self.records.len())
+            .filter(|number| {
+                // At the end, the first ones again.
+                prefetch(&self.records[(number + AHEAD) % self.records.len()]);
+                is_used(&self.records[*number])
+            })
+            .collect();
+        UsedRecords { of: self, used }
     }
 }
 
@@ -127,17 +129,18 @@ impl Flows {
     pub fn count_former(&mut self, uncounted: Vec<Uncounted>, cx: Context<'_>) {
         self.table.unpark();
         for Uncounted { id, generation, counts, last } in uncounted {
-            let is_known = (id.0 as usize) < self.table.table().entries();
-            let connection = is_known.then(|| self.table.recall(id, generation)).flatten();
-            let destination = connection.map(|connection| DestinationId(connection.dest_ref()));
+            let destination = Some(id)
+                .filter(|id| (id.0 as usize) < self.table.table().entries())
+                .and_then(|id| self.table.recall(id, generation))
+                .map(|connection| DestinationId(connection.dest_ref()));
             for (direction, [packets, bytes]) in
                 [Direction::Inbound, Direction::Outbound].into_iter().zip(counts)
             {
                 if packets == 0 && bytes == 0 {
                     continue;
                 }
-                let of = destination.unwrap_or(DestinationId::NONE);
-                self.count_offloaded(of, direction, packets, bytes, cx);
+                let counted = destination.unwrap_or(DestinationId::NONE);
+                self.count_offloaded(counted, direction, packets, bytes, cx);
                 if destination.is_some() {
                     self.add_packets(id, direction, packets, cx);
                     if let Some(log) = self.table.table().log() {
@@ -154,7 +157,7 @@ impl Flows {
         self.table.park();
     }
 
-    /// Gives a connection the state and deadline of a former record. `is_used`: packets have passed.
+    /// Gives a connection the state and deadline of a former record. `packets`: whether packets have passed.
     fn settle_former(
         &mut self,
         id: ConnId,
@@ -166,10 +169,10 @@ impl Flows {
         let settings = &cx.snapshot.settings;
         match last {
             Some((record, used)) => {
-                let settled = self.table.settle_former(id, record, packets, |state| {
-                    used.at() + settings.timeout(protocol, state)
-                });
-                if let Some(settled) = settled {
+                if let Some(settled) = self
+                    .table
+                    .settle_former(id, record, packets, |state| used.at() + settings.timeout(protocol, state))
+                {
                     state::note_settled(&self.table, &mut self.deferred, id, settled, cx.snapshot);
                 }
             }

@@ -51,11 +51,10 @@ impl Offload {
         let number = hash as usize % self.keys.len();
         let bucket = &self.keys[number];
         let tag = hash >> 32 | 1;
-        let is_free = |entry: u64| entry == 0 || entry >> 32 == tag && !self.is_meant_by(entry);
         let (at, former) = (0..)
             .zip(bucket)
             .map(|(at, entry)| (at, entry.load(Relaxed)))
-            .find(|(_, entry)| is_free(*entry))?;
+            .find(|(_, entry)| *entry == 0 || entry >> 32 == tag && !self.is_meant_by(*entry))?;
         // Release: a program that finds the entry sees the record's earlier writes.
         bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed).ok()?;
         Some(number * BUCKET + at)

@@ -93,7 +93,6 @@ impl Part {
             | flag(is_translated, TRANSLATED)
             | outer.map_or(0, |outer| (outer.len as u32) << OUTER_SHIFT | flag(outer.has_udp, UDP));
         let network_sum = outer.map_or(network.folded(), |outer| outer.sum);
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         let (old_ends, old_addresses) = ends(before);
         let (mut ends, addresses) = ends(after);
         if let Some(of_tunnel) = outer.and_then(FlowHeaders::addresses) {
@@ -104,7 +103,7 @@ impl Part {
         bytes[field::OUT_IFINDEX].copy_from_slice(&self.to.0.to_ne_bytes());
         bytes[field::LINK].copy_from_slice(&self.to.1);
         bytes[field::TO].copy_from_slice(&self.from.1.0);
-        bytes[field::MTU].copy_from_slice(&mtu.to_ne_bytes());
+        bytes[field::MTU].copy_from_slice(&u16::try_from(mtu).unwrap_or(u16::MAX).to_ne_bytes());
         bytes[field::ENDS].copy_from_slice(&ends);
         bytes[field::NETWORK_SUM].copy_from_slice(&network_sum.to_be_bytes());
         bytes[field::TRANSPORT_SUM].copy_from_slice(&transport.folded().to_be_bytes());
@@ -157,8 +156,7 @@ impl FlowHeaders {
 }
 
 fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
-    let chunks = bytes.as_chunks::<8>().0;
-    std::array::from_fn(|at| u64::from_ne_bytes(chunks[at]))
+    std::array::from_fn(|at| u64::from_ne_bytes(bytes.as_chunks().0[at]))
 }
 
 #[cfg(test)]

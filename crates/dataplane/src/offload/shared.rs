@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use xvs_proto::HashSecret;
 use xvs_xdp::bpf::Object;
 
 use super::unused::Unused;
@@ -107,11 +106,16 @@ impl Offload {
     /// # Errors
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
-        let records = words::rows_of_object(object, map::RECORDS)?;
-        let moves = words::of_object(object, map::MOVES)?;
-        let state = words::of_object(object, map::STATE)?;
-        let keys = words::rows_of_object(object, map::KEYS)?;
-        Self::over(state, keys, Offloaded::new(records, moves, entries), settings)
+        Self::over(
+            words::of_object(object, map::STATE)?,
+            words::rows_of_object(object, map::KEYS)?,
+            Offloaded::new(
+                words::rows_of_object(object, map::RECORDS)?,
+                words::of_object(object, map::MOVES)?,
+                entries,
+            ),
+            settings,
+        )
     }
 
     /// An offload over maps of zeros.
@@ -121,14 +125,10 @@ impl Offload {
         flows: Offloaded,
         settings: Settings,
     ) -> io::Result<Self> {
-        let flows = Arc::new(flows);
         let records = settings.records.min(flows.records() as u32);
-        let settings = Settings { records, ..settings };
-        let unused = Unused::all(records);
         state[LAST_BUCKET].store(keys.len() as u64 - 1, Relaxed);
-        let HashSecret(seed) = random_secret()?;
-        for word in 0..2 {
-            state[SEED + word].store(seed[word], Relaxed);
+        for (word, seed) in state[SEED..][..2].iter().zip(random_secret()?.0) {
+            word.store(seed, Relaxed);
         }
         state[LAYOUT].store(LAYOUT_KNOWN, Relaxed);
         let (rows, active) = tcp::rows();
@@ -137,9 +137,9 @@ impl Offload {
         Ok(Self {
             state,
             keys,
-            flows,
-            unused,
-            settings,
+            flows: Arc::new(flows),
+            unused: Unused::all(records),
+            settings: Settings { records, ..settings },
             refused: AtomicU64::new(0),
             in_force: AtomicUsize::new(0),
         })

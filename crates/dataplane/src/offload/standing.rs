@@ -27,7 +27,7 @@ impl Offload {
             if self.flows.of(connection.id()).is_some_and(|record| self.is_in_force(record, destination)) {
                 return Ok(());
             }
-            let link = match direction {
+            let arrival = match direction {
                 Direction::Inbound => link,
                 // Requests arrive on the link on which replies leave.
                 Direction::Outbound => {
@@ -36,7 +36,7 @@ impl Offload {
                     Path::find(egress, key, 0).hop().map_or(link, |hop| hop.link)
                 }
             };
-            plan(&connection, table, link, cx)?;
+            plan(&connection, table, arrival, cx)?;
             if is_half_open(connection.protocol(), connection.state()) {
                 return Err(NotOffloaded::NotEstablished);
             }

@@ -239,11 +239,14 @@ impl Flows {
         let hash = self.table.hash(&ends.replies(connection.protocol()));
         let egress = &cx.snapshot.egress;
         // Replies are received on the link on which requests leave (`begin.rs`).
-        let route = cx.snapshot.destinations.route_in(egress.vrf(own.link), own.destination);
-        let link = route.map_or(own.link, |route| route.link);
-        let path =
-            Path::find_by(egress, ends.client.addr, hash, || cx.snapshot.unmarked_key_to_client(link, &ends));
-        match path {
+        let link = cx
+            .snapshot
+            .destinations
+            .route_in(egress.vrf(own.link), own.destination)
+            .map_or(own.link, |route| route.link);
+        match Path::find_by(egress, ends.client.addr, hash, || {
+            cx.snapshot.unmarked_key_to_client(link, &ends)
+        }) {
             Some(Path::To(hop)) => {
                 let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
                 leaves_by(part, ifindex, &hop.addresses())
@@ -256,23 +259,19 @@ impl Flows {
 /// The lifetime of a record after the last packet: for an open connection, for one whose handshake is not complete, and
 /// for one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
 fn longest_idle(connection: &Connection<'_>) -> Duration {
-    let state = connection.state();
-    let is_tcp = connection.protocol() == Protocol::TCP;
-    let seconds = match TcpState::of(state) {
-        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
-        state if !is_tcp || state == TcpState::Established => 30,
+    Duration::from_secs(match TcpState::of(connection.state()) {
+        _ if connection.flags().intersects(Flags::UNUSUAL) => 0,
+        state if connection.protocol() != Protocol::TCP || state == TcpState::Established => 30,
         state if state.is_active() => 2,
         TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
         _ => 1,
-    };
-    Duration::from_secs(seconds)
+    })
 }
 
 /// Whether ordinary packets leave a connection's state unchanged.
 fn is_steady(connection: &Connection<'_>) -> bool {
-    let is_established =
-        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
-    is_established && !connection.flags().intersects(Flags::UNUSUAL)
+    (connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8)
+        && !connection.flags().intersects(Flags::UNUSUAL)
 }
 
 /// In the order of a record's directions.

@@ -24,8 +24,10 @@ pub(super) struct Unused {
 impl Unused {
     /// This many records, none of which was used.
     pub(super) fn all(count: u32) -> Self {
-        let usable_from = (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { usable_from, len: AtomicUsize::new(count as usize) }
+        Self {
+            usable_from: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            len: AtomicUsize::new(count as usize),
+        }
     }
 
     /// Takes a usable record: the nearest one at or after this number. `None` if none is near.
@@ -36,8 +38,7 @@ impl Unused {
         if self.len() * sought < count {
             return None;
         }
-        let mut near = (0..sought).map(|distance| (nearest as usize + distance) % count);
-        let record = near.find(|record| {
+        let record = (0..sought).map(|distance| (nearest as usize + distance) % count).find(|record| {
             let usable_from = &self.usable_from[*record];
             let time = usable_from.load(Relaxed);
             // Acquire: the new owner sees the last worker's accesses to the record.
