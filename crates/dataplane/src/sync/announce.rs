@@ -91,11 +91,11 @@ impl<'s> Announcer<'s> {
 
     fn template(&self, table: &TableWorker, id: ConnId) {
         let template = table.connection(id);
-        let is_template = template.is_template();
-        self.announce(
-            &template,
-            if is_template { template.count_in_packet() } else { self.master.rules.threshold },
-        );
+        let packets = match template.is_template() {
+            true => template.count_in_packet(),
+            false => self.master.rules.threshold,
+        };
+        self.announce(&template, packets);
     }
 
     /// Announces a template that outlives its timeout, because it controls connections.

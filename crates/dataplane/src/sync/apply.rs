@@ -37,8 +37,7 @@ impl Flows {
         let Some(backup) = &snapshot.sync_backup else { return false };
         for _ in 0..AT_A_TIME {
             let Some(received) = backup.inbox.take(self.worker) else { return false };
-            let is_entered = enter(self, backup, &received, Context::new(snapshot, now));
-            backup.inbox.count(is_entered);
+            backup.inbox.count(enter(self, backup, &received, Context::new(snapshot, now)));
         }
         true
     }
@@ -213,8 +212,8 @@ impl Wanted<'_> {
         endpoints.into_iter().find_map(|endpoint| {
             service.members.iter().find_map(|member| {
                 let destination = cx.snapshot.destinations.find(member.id)?;
-                let is_it = destination.available && destination.endpoint == endpoint;
-                is_it.then_some((member.id, destination))
+                (destination.available && destination.endpoint == endpoint)
+                    .then_some((member.id, destination))
             })
         })
     }
@@ -244,7 +243,6 @@ impl Wanted<'_> {
             }
             _ => method_of(self.entry.flags),
         };
-        let first_sequence = client_address.map_or(0, |address| address.first_sequence);
         let is_unanswered = match bound {
             Some(_) => !method.masquerades(),
             None => self.entry.flags & flag::NO_OUTPUT != 0,
@@ -272,7 +270,7 @@ impl Wanted<'_> {
             expires: self.expires,
             spare: match self.is_template {
                 true => Spare::template(timeout.as_secs() as u32),
-                false => Spare::first_sequence(first_sequence),
+                false => Spare::first_sequence(client_address.map_or(0, |address| address.first_sequence)),
             },
             dest_ref: bound.map_or(DestinationId::NONE, |(id, _)| id).0,
             mark: if self.is_template { 0 } else { mark },
@@ -300,16 +298,17 @@ fn insert(
     }
     if let Some(call_id) = call_id {
         let Flows { worker, table, counters, .. } = &mut *flows;
-        let mark =
-            call_ids.write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
-        let Some(mark) = mark else { return false };
+        let Some(mark) =
+            call_ids.write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters))
+        else {
+            return false;
+        };
         new.mark = mark;
     }
-    let is_template = new.flags.contains(Flags::TEMPLATE);
-    let activity = match (is_template, new.flags.contains(Flags::INACTIVE)) {
-        (true, _) => Activity::Template,
-        (false, true) => Activity::Inactive,
-        (false, false) => Activity::Active,
+    let activity = match new.flags {
+        flags if flags.contains(Flags::TEMPLATE) => Activity::Template,
+        flags if flags.contains(Flags::INACTIVE) => Activity::Inactive,
+        _ => Activity::Active,
     };
     let live =
         cx.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);

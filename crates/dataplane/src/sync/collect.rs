@@ -48,11 +48,10 @@ pub fn collect_all(
         let state = connection.state();
         let remaining = now.until(connection.expires()).as_millis();
         if remaining > 0 && is_told(&connection, state) {
-            let entry = entry(&connection, state, &snapshot.settings);
+            let mut entry = entry(&connection, state, &snapshot.settings);
             // A connection from another director may have a longer timeout than it would have here.
-            let timeout_seconds = entry.timeout_seconds.max(remaining.div_ceil(1000) as u32);
-            let remaining_millis = Some(remaining.try_into().unwrap_or(u32::MAX));
-            let entry = Entry { timeout_seconds, remaining_millis, ..entry };
+            entry.timeout_seconds = entry.timeout_seconds.max(remaining.div_ceil(1000) as u32);
+            entry.remaining_millis = Some(remaining.try_into().unwrap_or(u32::MAX));
             with_call_id(&connection, entry, snapshot, &mut each);
         }
     });
@@ -67,17 +66,18 @@ fn with_call_id(
 ) {
     match connection.is_template().then(|| snapshot.call_ids.read(connection)).flatten() {
         // The port distinguishes the templates of a client's calls only in this table.
-        Some(call_id) => {
-            let client = Endpoint { port: 0, ..entry.client };
-            then(&Entry { client, mark: 0, call_id: Some(&call_id), ..entry });
-        }
+        Some(call_id) => then(&Entry {
+            client: Endpoint { port: 0, ..entry.client },
+            mark: 0,
+            call_id: Some(&call_id),
+            ..entry
+        }),
         None => then(&entry),
     }
 }
 
 /// The message entry for a connection in this state.
 fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'static> {
-    let protocol = connection.protocol();
     let is_template = connection.is_template();
     let method = connection.method();
     let is_unanswered = match is_template {
@@ -86,7 +86,6 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
     };
     let reply_shift =
         connection.flags().contains(Flags::FTP).then(|| connection.shift().announced()).flatten();
-    let is_inactive = Activity::counted(connection, state) != Activity::Active;
     let flags = match method {
         _ if connection.is_bypass() => method::BYPASS,
         ForwardingMethod::Nat | ForwardingMethod::FullNat => method::MASQUERADING,
@@ -97,11 +96,11 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
     let [virtual_endpoint, dest] = [connection.virtual_endpoint(), connection.dest()]
         .map(|endpoint| if connection.is_detached() { detached(endpoint) } else { endpoint });
     Entry {
-        protocol,
+        protocol: connection.protocol(),
         flags: flags
             | set(flag::SYNC, connection.flags().contains(Flags::SYNC))
             | set(flag::NO_OUTPUT, is_unanswered)
-            | set(flag::INACTIVE, is_inactive)
+            | set(flag::INACTIVE, Activity::counted(connection, state) != Activity::Active)
             | set(flag::REPLY_SEQUENCES, reply_shift.is_some())
             | set(flag::TEMPLATE, is_template),
         state,

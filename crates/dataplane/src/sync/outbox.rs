@@ -53,9 +53,10 @@ impl Outbox {
     pub fn add(&mut self, entry: &Entry<'_>, version: Version, queue_max: usize, now: Millis) -> u64 {
         let Some(encoded) = entry.encode(version) else { return 1 };
         let bytes = encoded.bytes();
-        let max_len = self.max_len;
-        let is_full = self.current.as_ref().is_some_and(|message| !message.has_room(bytes, version, max_len));
-        let discarded = if is_full { self.complete(queue_max, now) } else { 0 };
+        let discarded = match &self.current {
+            Some(message) if !message.has_room(bytes, version, self.max_len) => self.complete(queue_max, now),
+            _ => 0,
+        };
         let message = self.current.get_or_insert_with(|| Message {
             version,
             begun: now,
