@@ -473,32 +473,23 @@ fn is_half_completed(entry: &Entry) -> bool {
 const FARTHEST_DEADLINE: Duration = Duration::from_secs(100 * 86_400);
 
 #[cfg(test)]
-#[cfg(not(loom))]
-mod tests {
-    use std::sync::Arc;
-
-    use xvs_proto::FlowKey;
-
-    use super::*;
-    use crate::conn::{Inserted, NewConnection, TableWorker};
-    use crate::shm::Memory;
-
-    const CONFIG: TableConfig = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
-
-    fn inserted(worker: &mut TableWorker, new: &NewConnection) -> ConnId {
-        match worker.insert(new) {
-            Inserted::New(id) => id,
-            other => panic!("{new:?}: {other:?}"),
-        }
-    }
-
-    /// The table as a kill of its process leaves it, repaired, and the number of discarded entries.
-    fn repaired(table: Arc<Table>) -> (Arc<Table>, usize) {
-        let mut left = FormerTable::left(table).unwrap();
+impl FormerTable {
+    /// A table as a kill of its process leaves it, after the repair, and the number of discarded entries.
+    pub(crate) fn repaired(table: Arc<Table>) -> (Arc<Table>, usize) {
+        let mut left = Self::left(table).unwrap();
         let Repair { discarded, .. } = left.repair(Millis(0), |_| true, || {});
         let survey = left.survey(|_| {}, || {});
         (left.take_over(&survey), discarded)
     }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use xvs_proto::FlowKey;
+
+    use super::*;
+    use crate::conn::{NewConnection, TableWorker};
 
     fn found(worker: &TableWorker, new: &NewConnection) -> Option<ConnId> {
         let flow = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
@@ -507,43 +498,43 @@ mod tests {
 
     #[test]
     fn a_connection_is_found_in_place_of_one_between_the_same_ends_whose_removal_a_kill_interrupted() {
-        let table = Table::create(CONFIG).unwrap();
+        let table = Table::example();
         let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
-        let old = inserted(&mut worker, &new);
+        let old = worker.insert_new(&new);
         // The steps of a removal before another worker can insert.
         table.entry(old).close().unwrap();
         table.buckets.unlink(table.slab.record(old.0).request_flow().hash(&table.secret), old.0);
         if let Some(reply) = table.slab.record(old.0).reply_flow() {
             table.buckets.unlink(reply.hash(&table.secret), old.0);
         }
-        let newer = inserted(&mut worker, &new);
+        let newer = worker.insert_new(&new);
         assert!(old.0 < newer.0);
         drop(worker);
-        let (table, discarded) = repaired(table);
+        let (table, discarded) = FormerTable::repaired(table);
         assert_eq!((discarded, table.live()), (1, 1));
         assert_eq!(found(&table.handle(0).unwrap(), &new), Some(newer));
     }
 
     #[test]
     fn a_connection_that_was_only_examined_for_removal_at_a_kill_stays() {
-        let table = Table::create(CONFIG).unwrap();
+        let table = Table::example();
         let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
-        let id = inserted(&mut worker, &new);
+        let id = worker.insert_new(&new);
         table.entry(id).close().unwrap();
         drop(worker);
-        let (table, discarded) = repaired(table);
+        let (table, discarded) = FormerTable::repaired(table);
         assert_eq!((discarded, found(&table.handle(0).unwrap(), &new)), (0, Some(id)));
     }
 
     #[test]
     fn a_connection_whose_numbers_were_being_written_at_a_kill_is_discarded_and_not_waited_for() {
         for other in [Flags::SYN_PROXY, Flags::SYNC] {
-            let table = Table::create(CONFIG).unwrap();
+            let table = Table::example();
             let mut worker = table.handle(0).unwrap();
             let new = NewConnection { flags: Flags::HANDSHAKE | other, ..NewConnection::example() };
-            inserted(&mut worker, &new);
+            worker.insert_new(&new);
             drop(worker);
-            let (table, discarded) = repaired(table);
+            let (table, discarded) = FormerTable::repaired(table);
             assert_eq!((discarded, found(&table.handle(0).unwrap(), &new)), (1, None), "{other:?}");
         }
     }

@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
     use crate::conn::flags::Flags;
-    use crate::conn::insertion::{Inserted, NewConnection};
+    use crate::conn::insertion::NewConnection;
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
@@ -175,7 +175,7 @@ mod tests {
         let example = NewConnection::example();
         let client = Endpoint { port, ..example.client };
         let new = NewConnection { client, flags: Flags::TEMPLATE, mark, ..example };
-        let Inserted::New(id) = table.insert(&new) else { panic!("a new identity") };
+        let id = table.insert_new(&new);
         call_ids.settle(mark, &table.connection(id));
         Some(id)
     }

@@ -109,12 +109,10 @@ impl Connection<'_> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::clock::Millis;
-    use crate::conn::{Flags, Inserted, NewConnection, Spare, Table, TableConfig};
+    use crate::conn::{Inserted, NewConnection, Table, TableConfig};
     use crate::shm::Memory;
     use std::net::Ipv4Addr;
     use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
-    use xvs_sched::ForwardingMethod;
 
     const SECRET: HashSecret =
         HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
@@ -126,15 +124,7 @@ mod tests {
             client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), number / 4),
             virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, (number % 4) as u8), 80),
             dest: Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), 80),
-            local: None,
-            method: ForwardingMethod::Nat,
-            flags: Flags::NONE,
-            state: 0,
-            expires: Millis(1000),
-            spare: Spare::NONE,
-            dest_ref: 0,
-            mark: 0,
-            controller: None,
+            ..NewConnection::example()
         }
     }
 

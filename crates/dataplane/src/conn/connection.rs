@@ -12,7 +12,7 @@ use xvs_sched::ForwardingMethod;
 use super::entry::{Life, REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
-use super::offloaded::{Offloaded, State};
+use super::offloaded::{Offloaded, State, told};
 use super::spare::Spare;
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
@@ -176,14 +176,10 @@ impl Connection<'_> {
 
     /// State and deadline according to the XDP program, if it forwards the connection.
     fn told(&self) -> Life {
-        let life = self.record.entry.life();
-        match self.offloaded.get().filter(|_| life.is_offloaded()) {
-            Some(offloaded) => offloaded.told_of(self.id, life),
-            None => life,
-        }
+        told(self.offloaded, self.id, self.record.entry.life())
     }
 
-    /// The state of the connection's record.
+    /// The state of the connection's record; `None` if it has none.
     fn record_state(&self) -> Option<State> {
         self.offloaded.get()?.state_of(self.id)
     }

@@ -137,7 +137,7 @@ impl Life {
         self.refreshed(state, expires).unwrap_or(self)
     }
 
-    /// Whether a record may know more.
+    /// Whether the connection may have a record, which is then more recent.
     #[inline]
     pub(crate) fn is_offloaded(self) -> bool {
         self.0 & OFFLOADED != 0
@@ -369,23 +369,27 @@ impl Record<'_> {
 
     pub(super) fn client(self) -> Endpoint {
         let word = self.entry.client_word();
-        if word & IPV6 == 0 { unpacked(word) } else { endpoint(&self.extension.client, IPV6, word >> 16) }
+        match word & IPV6 {
+            0 => unpacked(word),
+            family => endpoint(&self.extension.client, family, (word >> 16) as u16),
+        }
     }
 
     pub(super) fn virtual_endpoint(self) -> Endpoint {
         let word = self.entry.virtual_word();
         match self.entry.client_word() & IPV6 {
             0 => unpacked(word),
-            family => endpoint(&self.extension.virtual_addr, family, word >> 16),
+            family => endpoint(&self.extension.virtual_addr, family, (word >> 16) as u16),
         }
     }
 
     pub(super) fn dest(self) -> Endpoint {
         let word = self.entry.virtual_word();
-        let port = self.entry.dest_port.load(Ordering::Relaxed);
         match word & EXTENDED {
             0 => unpacked(self.entry.packed_dest()),
-            _ => endpoint(&self.extension.dest, word & DEST_IPV6, port.into()),
+            _ => {
+                endpoint(&self.extension.dest, word & DEST_IPV6, self.entry.dest_port.load(Ordering::Relaxed))
+            }
         }
     }
 
@@ -394,7 +398,7 @@ impl Record<'_> {
         // The local endpoint has the destination's family: the destination sends its replies to it.
         (word & LOCAL != 0).then(|| {
             let port = self.entry.dest_addr.load(Ordering::Relaxed);
-            endpoint(&self.extension.local, word & DEST_IPV6, port.into())
+            endpoint(&self.extension.local, word & DEST_IPV6, port as u16)
         })
     }
 
@@ -485,6 +489,9 @@ impl Entry {
 
     /// Closes the entry as a controller: it admits no more connections. Succeeds once in a connection's life, and only
     /// while it controls none.
+    ///
+    /// # Errors
+    /// The result of a removal that needs this.
     pub(super) fn close(&self) -> Result<(), Removal> {
         // Acquire: pairs with the Release of `drop_controlled`.
         match self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed) {
@@ -543,15 +550,15 @@ fn unpacked(word: u64) -> Endpoint {
     Endpoint::new(Ipv4Addr::from((word >> 32) as u32), (word >> 16) as u16)
 }
 
-/// An address in an extension, with the port in the lowest bits of `port`.
-fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
+/// An address in an extension, with this port.
+fn endpoint(words: &[AtomicU64; 2], family: u64, port: u16) -> Endpoint {
     // Relaxed, here and in `store`, like the fields of the entry.
     let [low, high] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
     let addr = match family {
         0 => IpAddr::from(Ipv4Addr::from(low as u32)),
         _ => IpAddr::from(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low))),
     };
-    Endpoint::new(addr, port as u16)
+    Endpoint::new(addr, port)
 }
 
 /// The bits of an IPv4 address of an extension.

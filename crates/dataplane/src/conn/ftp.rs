@@ -220,36 +220,29 @@ mod tests {
 
     #[test]
     fn a_table_taken_over_knows_the_expected_connections_and_their_control_connections() {
-        use super::super::{Flags, FormerTable, Inserted, NewConnection, Table, TableConfig};
-        use crate::clock::Millis;
-        use crate::shm::Memory;
+        use super::super::{Flags, FormerTable, NewConnection, Table};
         use xvs_proto::{Endpoint, FlowKey};
         use xvs_sched::ForwardingMethod;
 
-        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).unwrap();
+        let table = Table::example();
         let example = NewConnection::example();
         let service = Endpoint { port: 21, ..example.virtual_endpoint };
         let flags = Flags::of_ftp(example.protocol, service, ForwardingMethod::Nat);
         let mut worker = table.handle(0).unwrap();
-        let control = worker.insert(&NewConnection { virtual_endpoint: service, flags, ..example });
-        let Inserted::New(control) = control else { panic!("{control:?}") };
+        let control = worker.insert_new(&NewConnection { virtual_endpoint: service, flags, ..example });
         worker.connection(control).set_shift(Shift::default().with(7, 2).unwrap());
         assert!(worker.connection(control).add_controlled());
-        let expected = NewConnection {
+        let id = worker.insert_new(&NewConnection {
             client: Endpoint { port: 0, ..example.client },
             flags: Flags::NO_CLIENT_PORT,
             controller: Some(control),
             ..example
-        };
-        let Inserted::New(id) = worker.insert(&expected) else { panic!("it is the first") };
+        });
         drop(worker);
 
         table.expected.store(0, std::sync::atomic::Ordering::Relaxed);
-        let mut left = FormerTable::left(table).unwrap();
-        assert_eq!(left.repair(Millis(0), |_| true, || {}).discarded, 0);
-        let survey = left.survey(|_| {}, || {});
-        let table = left.take_over(&survey);
+        let (table, discarded) = FormerTable::repaired(table);
+        assert_eq!(discarded, 0);
         let worker = table.handle(0).unwrap();
         let NewConnection { protocol, client, virtual_endpoint, .. } = example;
         let flow = FlowKey { protocol, source: client, dest: virtual_endpoint };
@@ -261,15 +254,12 @@ mod tests {
 
     #[test]
     fn lines_begin_behind_line_ends_of_the_stream_in_each_direction_however_it_is_divided() {
-        use super::super::{Inserted, NewConnection, Table, TableConfig};
-        use crate::shm::Memory;
+        use super::super::{Flags, NewConnection, Table};
         use Direction::{Inbound, Outbound};
 
-        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).unwrap();
+        let table = Table::example();
         let mut worker = table.handle(0).unwrap();
-        let new = NewConnection { flags: super::super::Flags::FTP, ..NewConnection::example() };
-        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let id = worker.insert_new(&NewConnection { flags: Flags::FTP, ..NewConnection::example() });
         let control = worker.connection(id);
         control.set_asked(Asked::ExtendedPassive);
         let start = u32::MAX - 9;

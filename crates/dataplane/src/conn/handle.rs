@@ -24,7 +24,7 @@ use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
 use super::log::Ending;
 use super::lookup::Sought;
-use super::offloaded::{Packets, Reading, Settled, State, Then, has_become_inactive};
+use super::offloaded::{self, Packets, Reading, Settled, State, Then, has_become_inactive};
 use super::slab::{STRANDED_MAX, Stock};
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
@@ -278,12 +278,12 @@ impl TableWorker {
         let (old, new) = change(table, wheel, id, |old| {
             // Read before the exchange, after which the owner of the record may reuse it.
             let slot = if old.is_offloaded() { table.slot_of(id) } else { None };
-            let mut told = table.told(id, old);
+            let mut told = offloaded::told(&table.offloaded, id, old);
             let (mut state, mut expires) = next(told.state());
             if old.is_offloaded() && state != told.state() {
                 // The program no longer changes anything; its changes until now come first.
                 table.end_offload(id);
-                told = table.told(id, old).taken_back();
+                told = offloaded::told(&table.offloaded, id, old).taken_back();
                 (state, expires) = next(told.state());
             }
             by_record.set((slot, told.state()));
@@ -326,6 +326,26 @@ impl TableWorker {
             offloaded.take_move(slot);
         }
         Some(Settled { before: old.state(), after: new.state(), record: state })
+    }
+
+    /// Like [`Self::settle`], by the record of a former process. `expires` is the deadline by state.
+    pub(crate) fn settle_former(
+        &mut self,
+        id: ConnId,
+        record: State,
+        packets: Packets,
+        expires: impl Fn(u8) -> Millis,
+    ) -> Option<Settled> {
+        let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
+        let (old, new) = change(table, wheel, id, |old| {
+            let state = old.is_offloaded().then(|| record.tcp().unwrap_or(old.state()))?;
+            let new = match packets {
+                Packets::AsCounted if state == old.state() => old,
+                _ => old.later(state, expires(state)),
+            };
+            Some(new.taken_back())
+        })?;
+        Some(Settled { before: old.state(), after: new.state(), record })
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
@@ -380,28 +400,6 @@ fn change(
         bring_forward(wheel, id.0, entry, new.deadline());
     }
     Some((old, new))
-}
-
-impl TableWorker {
-    /// Like [`Self::settle`], by the record of a former process. `expires` is the deadline by state.
-    pub(crate) fn settle_former(
-        &mut self,
-        id: ConnId,
-        record: State,
-        packets: Packets,
-        expires: impl Fn(u8) -> Millis,
-    ) -> Option<Settled> {
-        let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-        let (old, new) = change(table, wheel, id, |old| {
-            let state = old.is_offloaded().then(|| record.tcp().unwrap_or(old.state()))?;
-            let new = match packets {
-                Packets::AsCounted if state == old.state() => old,
-                _ => old.later(state, expires(state)),
-            };
-            Some(new.taken_back())
-        })?;
-        Some(Settled { before: old.state(), after: new.state(), record })
-    }
 }
 
 impl Table {
@@ -518,7 +516,7 @@ impl TableHandle {
     }
 
     fn passes(&self, id: ConnId, life: Life, test: &impl Fn(u8, Millis) -> bool) -> bool {
-        let told = self.table.told(id, life);
+        let told = offloaded::told(&self.table.offloaded, id, life);
         life.is_live() && test(told.state(), told.deadline())
     }
 
@@ -588,3 +586,14 @@ fn add(count: &Statistic, more: u64) {
 
 /// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.
 const BATCHES_A_BURST: u32 = 8;
+
+#[cfg(test)]
+impl TableWorker {
+    /// Inserts a connection for which there is room, and whose identity is new.
+    pub(crate) fn insert_new(&mut self, new: &NewConnection) -> ConnId {
+        match self.insert(new) {
+            Inserted::New(id) => id,
+            other => panic!("{new:?}: {other:?}"),
+        }
+    }
+}

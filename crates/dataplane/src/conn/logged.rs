@@ -106,7 +106,7 @@ mod tests {
 
     use super::super::direction::Direction;
     use super::super::log::LogSettings;
-    use super::super::{Inserted, NewConnection, Removal, Table, TableConfig, TableWorker};
+    use super::super::{NewConnection, Removal, Table, TableConfig};
     use super::*;
     use crate::shm::Memory;
 
@@ -121,15 +121,7 @@ mod tests {
     }
 
     fn example(port: u16) -> NewConnection {
-        let client = Endpoint::new([192, 0, 2, 10], port);
-        NewConnection { client, mark: 7, ..NewConnection::example() }
-    }
-
-    fn inserted(worker: &mut TableWorker, new: &NewConnection) -> ConnId {
-        match worker.insert(new) {
-            Inserted::New(id) => id,
-            other => panic!("{other:?}"),
-        }
+        NewConnection { client: Endpoint::new([192, 0, 2, 10], port), mark: 7, ..NewConnection::example() }
     }
 
     #[test]
@@ -137,7 +129,7 @@ mod tests {
         let (table, log) = table_with(SETTINGS);
         let mut worker = table.handle(0).unwrap();
         worker.advance_timers(Millis(1000), |_, _| {});
-        let id = inserted(&mut worker, &example(1000));
+        let id = worker.insert_new(&example(1000));
         log.tally(id, Direction::Inbound, 1, 60, Millis(1000));
         log.tally(id, Direction::Outbound, 3, 4000, Millis(1500));
         worker.advance_timers(Millis(2000), |_, _| {});
@@ -173,7 +165,7 @@ mod tests {
         // The entry's next connection begins at zero.
         worker.quiescent();
         worker.quiescent();
-        let ids: Vec<_> = (2000..2090).map(|port| inserted(&mut worker, &example(port))).collect();
+        let ids: Vec<_> = (2000..2090).map(|port| worker.insert_new(&example(port))).collect();
         assert!(ids.contains(&id));
         assert_eq!(log.tallied(id), (Some(Millis(2000)), None, [0; 2], [0; 2]));
     }
@@ -183,7 +175,7 @@ mod tests {
         let (table, log) = table_with(LogSettings { queue: 3, ..SETTINGS });
         let mut worker = table.handle(0).unwrap();
         worker.advance_timers(Millis(1), |_, _| {});
-        (1..=5).for_each(|port| _ = inserted(&mut worker, &example(port)));
+        (1..=5).for_each(|port| _ = worker.insert_new(&example(port)));
         assert_eq!((log.lost(), table.live()), (2, 5));
         let ports: Vec<_> = std::iter::from_fn(|| log.pop()).map(|record| record.client.port).collect();
         assert_eq!(ports, [1, 2, 3]);
@@ -194,11 +186,8 @@ mod tests {
         let (table, log) = table_with(LogSettings { one_in: 4, queue: 200, ..SETTINGS });
         let mut worker = table.handle(0).unwrap();
         worker.advance_timers(Millis(1), |_, _| {});
-        let ids: Vec<_> = (1..=90).map(|port| inserted(&mut worker, &example(port))).collect();
-        let ports = || {
-            let records = std::iter::from_fn(|| log.pop());
-            records.map(|record| record.client.port).collect::<Vec<_>>()
-        };
+        let ids: Vec<_> = (1..=90).map(|port| worker.insert_new(&example(port))).collect();
+        let ports = || std::iter::from_fn(|| log.pop()).map(|record| record.client.port).collect::<Vec<_>>();
         let begun = ports();
         ids.into_iter().for_each(|id| _ = worker.remove(id));
         assert_eq!(begun, ports());
@@ -211,10 +200,10 @@ mod tests {
         let (table, log) = table_with(SETTINGS);
         let mut worker = table.handle(0).unwrap();
         worker.advance_timers(Millis(5), |_, _| {});
-        let template = inserted(&mut worker, &NewConnection { flags: Flags::TEMPLATE, ..example(0) });
+        let template = worker.insert_new(&NewConnection { flags: Flags::TEMPLATE, ..example(0) });
         let announced = |port| NewConnection { flags: Flags::SYNC, ..example(port) };
-        let silent = inserted(&mut worker, &announced(1));
-        let used = inserted(&mut worker, &announced(2));
+        let silent = worker.insert_new(&announced(1));
+        let used = worker.insert_new(&announced(2));
         log.tally(used, Direction::Inbound, 1, 60, Millis(6));
         for id in [template, silent, used] {
             assert!(matches!(worker.remove(id), Removal::Done(_)));

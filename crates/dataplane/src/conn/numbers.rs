@@ -137,26 +137,20 @@ const TIMESTAMPS: u32 = 1 << 31;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::super::{FormerTable, Inserted, NewConnection, Table, TableConfig};
+    use super::super::{FormerTable, NewConnection, Table};
     use super::*;
-    use crate::clock::Millis;
-    use crate::shm::Memory;
 
     #[test]
     fn numbers_and_what_a_client_was_told_outlive_the_process_and_one_worker_ends_the_handshake() {
-        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).unwrap();
+        let table = Table::example();
         let mut worker = table.handle(0).unwrap();
-        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
-        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let id = worker.insert_new(&NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() });
         let awaited = Awaited { cookie: 1, timestamps: Some([2, u32::MAX]), window: u16::MAX, tries: 3 };
         worker.connection(id).await_answer(awaited);
         drop(worker);
 
-        let mut left = FormerTable::left(table).unwrap();
-        assert_eq!(left.repair(Millis(0), |_| true, || {}).discarded, 0);
-        let survey = left.survey(|_| {}, || {});
-        let table = left.take_over(&survey);
+        let (table, discarded) = FormerTable::repaired(table);
+        assert_eq!(discarded, 0);
         let worker = table.handle(0).unwrap();
         let connection = worker.connection(id);
         assert_eq!((connection.awaited(), connection.numbers()), (Some(awaited), None));
@@ -168,10 +162,9 @@ mod tests {
 
     #[test]
     fn a_connection_of_another_director_waits_for_no_answer_so_its_destination_is_not_reset() {
-        let table =
-            Table::create(TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand }).unwrap();
+        let table = Table::example();
         let mut worker = table.handle(0).unwrap();
-        let Inserted::New(id) = worker.insert(&NewConnection::example()) else { panic!("it is the first") };
+        let id = worker.insert_new(&NewConnection::example());
         let connection = worker.connection(id);
         let awaited = Awaited { cookie: 1, timestamps: None, window: 5, tries: 1 };
         connection.await_answer(awaited);
@@ -182,11 +175,9 @@ mod tests {
 
     #[test]
     fn a_timer_counts_a_try_and_leaves_the_numbers_alone_that_another_worker_has_completed_meanwhile() {
-        let table =
-            Table::create(TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand }).unwrap();
+        let table = Table::example();
         let mut worker = table.handle(0).unwrap();
-        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
-        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let id = worker.insert_new(&NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() });
         let connection = worker.connection(id);
         for timestamps in [None, Some([2, u32::MAX])] {
             let awaited = Awaited { cookie: 1, timestamps, window: u16::MAX, tries: 1 };

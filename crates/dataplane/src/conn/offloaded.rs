@@ -4,7 +4,7 @@
 //! compare-and-swap, or set or clear a bit, and the program may move the connection from one TCP state to another; the
 //! record then has the connection's state, and its entry may be out of date. An entry with a record has a mark in its
 //! field `life`; a mark without a record means nothing. There are two rules: **a reader of a connection's state or
-//! deadline reads its record ([`Offloaded::told`]); a writer of the state first takes the connection back
+//! deadline reads its record ([`told`]); a writer of the state first takes the connection back
 //! ([`TableWorker::settle`], [`TableWorker::transition`])**. Taking it back seals the record, and copies the record's
 //! state to the entry, in the exchange that clears the entry's mark. A segment that the program is processing at that
 //! time finds the record sealed, and goes to the worker.
@@ -21,6 +21,7 @@
 use std::fmt;
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU64 as Setting;
+use std::sync::{Arc, OnceLock};
 
 use xvs_proto::Protocol;
 
@@ -377,11 +378,6 @@ impl Offloaded {
         self.moves[INACTIVE + slot as usize].load(Ordering::Relaxed) as i64
     }
 
-    /// The entry's `life` of a connection, updated from its record.
-    pub(crate) fn told_of(&self, id: ConnId, life: Life) -> Life {
-        self.of(id).map_or(life, |record| self.told(record, life, Packets::AsCounted))
-    }
-
     /// The state of a connection according to its record, given the `life` of its entry. `None` if the record no longer
     /// belongs to the connection.
     pub(super) fn read(&self, id: ConnId, record: u32, life: Life, packets: Packets) -> Option<Reading> {
@@ -407,6 +403,15 @@ impl Offloaded {
         let timeout =
             self.timeouts.get(usize::from(state)).map_or(0, |timeout| timeout.load(Ordering::Relaxed));
         Millis(self.used(record).at().0 + timeout)
+    }
+}
+
+/// The entry's `life` of a connection, updated from its record, if the XDP program may have one.
+#[inline]
+pub(super) fn told(offloaded: &OnceLock<Arc<Offloaded>>, id: ConnId, life: Life) -> Life {
+    match offloaded.get().filter(|_| life.is_offloaded()) {
+        Some(all) => all.of(id).map_or(life, |record| all.told(record, life, Packets::AsCounted)),
+        None => life,
     }
 }
 

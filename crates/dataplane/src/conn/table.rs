@@ -192,15 +192,6 @@ impl Table {
         }
     }
 
-    /// The entry's `life` of a connection, updated from its record.
-    #[inline]
-    pub(super) fn told(&self, id: ConnId, life: Life) -> Life {
-        match self.offloaded.get().filter(|_| life.is_offloaded()) {
-            Some(offloaded) => offloaded.told_of(id, life),
-            None => life,
-        }
-    }
-
     /// The slot of the record of a connection.
     pub(super) fn slot_of(&self, id: ConnId) -> Option<u32> {
         let offloaded = self.offloaded.get()?;
@@ -435,6 +426,14 @@ pub fn random_secret() -> io::Result<HashSecret> {
 #[cfg(loom)]
 pub fn random_secret() -> io::Result<HashSecret> {
     Ok(HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]))
+}
+
+#[cfg(test)]
+impl Table {
+    /// An empty table for one worker and ten connections.
+    pub(crate) fn example() -> Arc<Self> {
+        Self::create(TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand }).unwrap()
+    }
 }
 
 /// The number of handles for threads that are not workers.

@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::insertion::{Inserted, NewConnection, Removal};
+    use crate::conn::insertion::{NewConnection, Removal};
     use crate::conn::spare::Spare;
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
@@ -118,9 +118,12 @@ mod tests {
     }
 
     fn template() -> NewConnection {
-        let example = NewConnection::example();
-        let client = Endpoint::new([192, 0, 2, 0], 0);
-        NewConnection { client, flags: Flags::TEMPLATE, spare: Spare::template(60), ..example }
+        NewConnection {
+            client: Endpoint::new([192, 0, 2, 0], 0),
+            flags: Flags::TEMPLATE,
+            spare: Spare::template(60),
+            ..NewConnection::example()
+        }
     }
 
     fn find(table: &TableWorker) -> Option<ConnId> {
@@ -129,24 +132,17 @@ mod tests {
         table.find_template(&flow, table.hash(&flow))
     }
 
-    fn insert(table: &mut TableWorker, new: &NewConnection) -> ConnId {
-        let inserted = table.insert(new);
-        let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
-        id
-    }
-
     #[test]
     fn a_detached_template_is_not_found_and_frees_its_identity_but_keeps_its_connections() {
         let [mut one, two] = handles();
-        let old = insert(&mut one, &template());
+        let old = one.insert_new(&template());
         assert!(one.connection(old).add_controlled());
-        let controlled = NewConnection { flags: Flags::NONE, controller: Some(old), ..template() };
-        let id = insert(&mut one, &controlled);
+        let id = one.insert_new(&NewConnection { flags: Flags::NONE, controller: Some(old), ..template() });
         // Every worker that has found it may detach it, also a second time.
         one.detach(old);
         two.detach(old);
         assert_eq!(find(&one), None);
-        let young = insert(&mut one, &template());
+        let young = one.insert_new(&template());
         two.detach(old);
         assert_eq!(find(&two), Some(young));
         assert_eq!((one.connection(old).is_detached(), one.connection(young).is_detached()), (true, false));
@@ -159,7 +155,7 @@ mod tests {
     #[test]
     fn a_template_that_is_assured_keeps_its_deadline() {
         let [mut one, _] = handles();
-        let id = insert(&mut one, &template());
+        let id = one.insert_new(&template());
         one.assure(id);
         assert_eq!((one.connection(id).state(), one.connection(id).expires()), (ASSURED, Millis(60_000)));
         assert_eq!(one.remove(id), Removal::Done(ASSURED));
