@@ -149,7 +149,8 @@ impl Offload {
                 put(part_words, &[0; word::PART]);
                 continue;
             };
-            let from = (self.settings.ingress.unwrap_or(part.from.0), part.from.1);
+            let (ifindex, address) = part.from;
+            let from = (self.settings.ingress.unwrap_or(ifindex), address);
             let (values, [old, new]) = Part { from, ..part.clone() }.words();
             put(part_words, &values);
             put(&words[word::OLD_ADDRESSES + place * old.len()..], &old);
@@ -295,8 +296,8 @@ pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &
     }
 }
 
-/// Whether the program knows the effect of packets on a connection in this state: in an established one ordinary
-/// packets have none, and if the program follows the state, a handshake may be incomplete.
+/// Whether the program can determine the effect of packets on a connection in this state: ordinary packets have none on
+/// an established connection, and if the program follows the state, a handshake may be incomplete.
 fn is_open(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     let state = connection.state();
     connection.protocol() != Protocol::TCP

@@ -49,7 +49,8 @@ pub struct Uncounted {
 }
 
 impl FormerRecords {
-    /// Maps the records beside this state. `None` if this program does not know their layout.
+    /// Maps the records beside this state. `None` if their layout has another version than those that this program
+    /// reads.
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
         let layout = layout::<STATE_WORDS>(state)
             .or_else(|_| layout::<WITH_KEYS>(state))
@@ -84,7 +85,7 @@ fn layout<const N: usize>(state: &KernelMap) -> io::Result<u64> {
     Ok(words::of_map::<N>(state)?[LAYOUT].load(Relaxed))
 }
 
-/// Whether a record may have something.
+/// Whether a record may contain counts or a state.
 fn is_used(words: &[AtomicU64; RECORD]) -> bool {
     // One that was never used has zeros alone.
     words[word::CONNECTION].load(Relaxed) != NO_CONNECTION
@@ -139,8 +140,8 @@ impl Flows {
                 if packets == 0 && bytes == 0 {
                     continue;
                 }
-                let counted = destination.unwrap_or(DestinationId::NONE);
-                self.count_offloaded(counted, direction, packets, bytes, cx);
+                let counted_at = destination.unwrap_or(DestinationId::NONE);
+                self.count_offloaded(counted_at, direction, packets, bytes, cx);
                 if destination.is_some() {
                     self.add_packets(id, direction, packets, cx);
                     if let Some(log) = self.table.table().log() {

@@ -19,7 +19,7 @@ use crate::snapshot::DestinationId;
 
 /// The size of `struct xvs_offload`, in 64-bit words.
 pub(crate) const STATE_WORDS: usize = SLOT_WORDS + SLOTS / 2;
-/// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
+/// The indices of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(super) const SEED: usize = in_words(offset_of!(xvs_offload, seed));
 pub(crate) const LAYOUT: usize = in_words(offset_of!(xvs_offload, layout));
 pub(crate) const CLOCK: usize = in_words(offset_of!(xvs_offload, clock_ns));
@@ -28,7 +28,7 @@ pub(super) const TCP: usize = in_words(offset_of!(xvs_offload, tcp.row));
 const ACTIVE: usize = in_words(offset_of!(xvs_offload, tcp.active));
 pub(crate) const SLOT_WORDS: usize = in_words(offset_of!(xvs_offload, slots));
 /// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd reads an earlier
-/// one's records only if it knows their layout. Records with layout 0 have their counts at the same indices.
+/// one's records only if they have such a layout. Records with layout 0 have their counts at the same indices.
 pub(crate) const LAYOUT_KNOWN: u64 = 1;
 /// The entries of a bucket of keys.
 pub(crate) const BUCKET: usize = XVS_BUCKET as usize;
@@ -155,8 +155,10 @@ impl Offload {
         (0..self.settings.records).flat_map(move |record| {
             let words = self.flows.record(record);
             [0, 1].map(|part| {
-                let to = words[word::PARTS + part * word::PART].load(Relaxed) >> 32;
-                (to as u32, words[word::COUNTS + 2 * part].load(Relaxed))
+                (
+                    (words[word::PARTS + part * word::PART].load(Relaxed) >> 32) as u32,
+                    words[word::COUNTS + 2 * part].load(Relaxed),
+                )
             })
         })
     }

@@ -108,7 +108,6 @@ impl Flows {
 
     /// Takes a record's counts, and its state of the connection. Returns whether the record is kept.
     fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, cx: Context<'_>) -> bool {
-        let words = shared.flows.record(own.record);
         // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
@@ -127,7 +126,7 @@ impl Flows {
                 self.count_offloaded(own.destination, direction, packets, bytes, cx);
                 if is_its {
                     self.add_packets(own.id, direction, packets, cx);
-                    let part = &words[word::PARTS + place * word::PART..];
+                    let part = &shared.flows.record(own.record)[word::PARTS + place * word::PART..];
                     has_path &= direction == Direction::Inbound || self.has_path(own, part, cx);
                 }
             }

@@ -35,8 +35,8 @@ pub fn collect(
     });
 }
 
-/// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time. Those
-/// that are beginning or expiring are left out, because they are not announced either.
+/// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time.
+/// Connections that are beginning or expiring are left out, because they are not announced either.
 pub fn collect_all(
     range: Range<u32>,
     reader: &mut TableReader,
