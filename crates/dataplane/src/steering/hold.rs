@@ -20,7 +20,7 @@ pub(super) const MAP: &std::ffi::CStr = c"hold";
 #[derive(Debug)]
 pub struct Hold(Words<WORDS>);
 
-/// The words of the map's value, and the places of some.
+/// The number of words of the map's value, and the indices of some.
 pub(super) const WORDS: usize = in_words(size_of::<xvs_hold>());
 const BEAT: usize = in_words(offset_of!(xvs_hold, beat_ns));
 const LENGTH: usize = in_words(offset_of!(xvs_hold, hold_ns));

@@ -52,10 +52,10 @@ pub(super) struct ListMaps {
 const STATE: usize = in_words(offset_of!(xvs_list_filter, state));
 const FILTER_BITS: usize = in_words(offset_of!(xvs_list_filter, words));
 
-/// The places of a scope.
+/// The number of a scope's indices.
 const PLACES: u32 = XVS_LIST_PLACES / XVS_SCOPES;
 
-/// The words of all drops, of those of a place, and of a stripe of them.
+/// The number of words for all drops, for the drops at one index, and for one stripe of them.
 const DROP_WORDS: usize = in_words(size_of::<xvs_list_drops>());
 const DROP_WORDS_OF_PLACE: usize = DROP_WORDS / XVS_LIST_PLACES as usize;
 const STRIPE: usize = DROP_WORDS_OF_PLACE / XVS_STRIPES as usize;
@@ -101,8 +101,7 @@ impl ListMaps {
         let wanted = lists.map(|lists| self.wanted(lists)).unwrap_or_default();
         let mut filled = Vec::new();
         for (place, networks) in &wanted {
-            let known = self.places.get(place);
-            if known.is_some_and(|known| Arc::ptr_eq(known, networks) || known == networks) {
+            if self.places.get(place).is_some_and(|known| Arc::ptr_eq(known, networks) || known == networks) {
                 continue;
             }
             let room = networks.len().max(1) as u32;
@@ -171,9 +170,9 @@ impl ListMaps {
             if self.scopes.contains_key(key) {
                 continue;
             }
-            let mut numbers = 1..XVS_SCOPES;
-            let free = numbers.find(|number| self.scopes.values().all(|taken| taken != number));
-            if let Some(number) = free {
+            if let Some(number) =
+                (1..XVS_SCOPES).find(|number| self.scopes.values().all(|taken| taken != number))
+            {
                 self.scopes.insert(*key, number);
             }
         }
@@ -190,12 +189,12 @@ impl ListMaps {
 
     /// The networks at each index.
     fn wanted(&self, lists: &Lists) -> BTreeMap<u32, Arc<Networks>> {
-        let parts = self.numbered(lists).into_iter().flat_map(|(number, scope)| {
-            let parts = [&scope.deny, &scope.allow].into_iter().flat_map(|list| &list.parts);
-            (PLACES * number..).zip(parts.cloned().collect::<Vec<_>>())
-        });
-        parts
-            .filter_map(|(place, networks)| Some((place, networks?)))
+        self.numbered(lists)
+            .into_iter()
+            .flat_map(|(number, scope)| {
+                (PLACES * number..).zip([&scope.deny, &scope.allow].into_iter().flat_map(|list| &list.parts))
+            })
+            .filter_map(|(place, networks)| Some((place, networks.clone()?)))
             .filter(|(_, networks)| !networks.is_empty())
             .collect()
     }
@@ -225,7 +224,7 @@ fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-/// The value of a place in the map of prefix lengths.
+/// The value for these networks in the map of prefix lengths.
 fn lengths_of(networks: &Networks) -> xvs_lengths {
     let [v4, v6] = networks.lengths();
     let mut value = xvs_lengths { v4: v4.len() as u8, v6: v6.len() as u8, ..xvs_lengths::new_zeroed() };

@@ -42,8 +42,8 @@ impl Image {
     /// The contents for these rules without the local addresses.
     fn steered_by(rules: &SteeringRules) -> Self {
         let mut image = Self::default();
-        let roles = [(&rules.services, XVS_SERVICE), (&rules.nat_destinations, XVS_DESTINATION)];
-        for (endpoints, role) in roles {
+        for (endpoints, role) in [(&rules.services, XVS_SERVICE), (&rules.nat_destinations, XVS_DESTINATION)]
+        {
             for &(protocol, at) in endpoints {
                 *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= role;
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
@@ -98,17 +98,20 @@ impl Image {
             .into_iter()
             .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
             .collect();
-        let addresses = addresses.into_iter().map(|(at, roles)| {
-            let kept = self
-                .endpoints
-                .range(endpoints_at(&at))
-                .filter(|(key, _)| is_at(key, &at))
-                .fold(0, |kept, (key, roles)| kept | endpoints.get(key).unwrap_or(roles));
-            let kept = kept & (XVS_SERVICE | XVS_DESTINATION | XVS_PROBE);
-            (at, roles_of(&self.addresses, &at) & (!roles | kept))
-        });
+        let addresses = addresses
+            .into_iter()
+            .map(|(at, roles)| {
+                let left = self
+                    .endpoints
+                    .range(endpoints_at(&at))
+                    .filter(|(key, _)| is_at(key, &at))
+                    .fold(0, |left, (key, roles)| left | endpoints.get(key).unwrap_or(roles));
+                let kept = left & (XVS_SERVICE | XVS_DESTINATION | XVS_PROBE);
+                (at, roles_of(&self.addresses, &at) & (!roles | kept))
+            })
+            .collect();
         Self {
-            addresses: addresses.collect(),
+            addresses,
             prefixes: prefixes.into_keys().map(|key| (key, 0)).collect(),
             translated: translated.into_keys().map(|key| (key, 0)).collect(),
             endpoints,
@@ -132,7 +135,7 @@ impl From<&SteeringRules> for Counts {
     }
 }
 
-/// The words of the filter, the first one of which says whether there are networks, and the place of its bits.
+/// The number of words of the filter, the first of which states whether there are networks, and the index of its bits.
 pub(super) const FILTER_WORDS: usize = in_words(size_of::<xvs_filter>());
 const FILTER_BITS: usize = in_words(offset_of!(xvs_filter, words));
 
@@ -172,8 +175,8 @@ impl Image {
 
 /// Sets the bit of an endpoint, whose port is in network order, as the program computes it.
 fn set_bit(words: &mut [u64; FILTER_WORDS], addr: &[u8; 16], port: u16, protocol: u8) {
-    let addr = addr.as_chunks().0.iter().fold(0, |folded, word| folded ^ u32::from_ne_bytes(*word));
-    let key = u64::from(addr) << 32 | u64::from(port) << 16 | u64::from(protocol);
+    let folded = addr.as_chunks().0.iter().fold(0, |folded, word| folded ^ u32::from_ne_bytes(*word));
+    let key = u64::from(folded) << 32 | u64::from(port) << 16 | u64::from(protocol);
     let bit = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - XVS_FILTER_BITS);
     words[FILTER_BITS + bit as usize / 64] |= 1 << (bit % 64);
 }
@@ -383,20 +386,12 @@ mod tests {
         let mut rules = SteeringRules::default();
         for (at, addr) in (0..).zip(addrs) {
             let at = 10 * at;
-            rules.services.extend(
-                [80, 81]
-                    .into_iter()
-                    .zip([bit(at), bit(at + 1)])
-                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
-            );
-            rules.nat_destinations.extend(
-                [80, 0]
-                    .into_iter()
-                    .zip([bit(at + 2), bit(at + 3)])
-                    .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
-            );
-            let clients = (Protocol::TCP, Endpoint { addr, port: 80 });
-            rules.own_clients.extend(bit(at + 9).then_some(clients));
+            let tcp = |port| (Protocol::TCP, Endpoint { addr, port });
+            rules.services.extend(bit(at).then_some(tcp(80)));
+            rules.services.extend(bit(at + 1).then_some(tcp(81)));
+            rules.nat_destinations.extend(bit(at + 2).then_some(tcp(80)));
+            rules.nat_destinations.extend(bit(at + 3).then_some(tcp(0)));
+            rules.own_clients.extend(bit(at + 9).then_some(tcp(80)));
             rules.wide.extend(bit(at + 4).then(|| Prefix::host(addr)));
             rules.tunnel_ends.extend(bit(at + 5).then_some(addr));
             rules.probe_sources.extend(bit(at + 8).then_some(Endpoint { addr, port: 81 }));
@@ -423,7 +418,7 @@ mod tests {
         fn incremental_changes_give_the_same_maps_as_the_rules_in_full(
             changes in proptest::collection::vec((0u8..3, proptest::num::u32::ANY), 1..20),
         ) {
-            let (local, mut rules, mut image) = (IpAddr::from([192, 0, 2, 1]), SteeringRules::default(), Image::default());
+            let (mut rules, mut image) = (SteeringRules::default(), Image::default());
             for (kind, bits) in changes {
                 let drawn = drawn(bits);
                 let change = match kind {
@@ -436,7 +431,7 @@ mod tests {
                         image.without(&drawn)
                     }
                     _ => {
-                        rules = SteeringRules { local_addresses: [local].into(), ..drawn };
+                        rules = SteeringRules { local_addresses: [[192, 0, 2, 1].into()].into(), ..drawn };
                         image.towards(Image::of(&rules))
                     }
                 };
@@ -451,8 +446,8 @@ mod tests {
         let rules = SteeringRules { services: [from(1, 80), from(1, 443)].into(), ..Default::default() };
         let mut image = Image::of(&rules);
         for (port, left) in [(80, 1), (443, 0)] {
-            let less = SteeringRules { services: [from(1, port)].into(), ..Default::default() };
-            let change = image.without(&less);
+            let change =
+                image.without(&SteeringRules { services: [from(1, port)].into(), ..Default::default() });
             apply(&mut image, change);
             assert_eq!(image.addresses.len(), left);
         }

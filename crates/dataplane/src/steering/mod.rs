@@ -204,9 +204,8 @@ impl Steering {
             .filter_map(|attached| {
                 let maps = OpenFormerMaps::maps(attached.former_program()?);
                 let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
-                let records = records.filter(|map| known.insert(map.id))?;
                 // A program of another version may have other records.
-                FormerRecords::map(state?, records)
+                FormerRecords::map(state?, records.filter(|map| known.insert(map.id))?)
             })
             .collect()
     }
@@ -312,7 +311,7 @@ impl Steering {
         self.lists.set(&self.object, lists)
     }
 
-    /// Replaces the limits on SYNs. Those of services that the program cannot determine are left to workers.
+    /// Replaces the limits on SYNs. Workers apply the limits of services that the program cannot determine.
     ///
     /// # Errors
     ///
@@ -334,10 +333,6 @@ impl Steering {
         !self.own[sender as usize].is_empty()
     }
 
-    fn object(&self) -> &Object {
-        &self.object
-    }
-
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
@@ -345,8 +340,7 @@ impl Steering {
     /// The kernel's error; an invalid argument unless it was loaded for test runs. It does not run frames below 14
     /// bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
-        let (returned, _) = test_run(self.object.program(VERDICT)?, frame)?;
-        Ok(match returned {
+        Ok(match test_run(self.object.program(VERDICT)?, frame)?.0 {
             REDIRECT => Verdict::Steered,
             DROP => Verdict::Refused,
             _ => Verdict::Kernel,
@@ -368,8 +362,10 @@ impl Steering {
     ///
     /// Same as [`Self::test_run`].
     pub fn test_run_without_sockets(&self, frame: &[u8]) -> io::Result<Verdict> {
-        let (returned, _) = test_run(self.object.program(PROGRAM)?, frame)?;
-        Ok(if returned == DROP { Verdict::Held } else { Verdict::Kernel })
+        Ok(match test_run(self.object.program(PROGRAM)?, frame)?.0 {
+            DROP => Verdict::Held,
+            _ => Verdict::Kernel,
+        })
     }
 
     /// The frame as the program forwards it; `None` if it is left to workers or the kernel.
@@ -399,8 +395,8 @@ impl Steering {
     /// Gives endpoints these roles, with the numbers of their limits.
     fn write_endpoints(&mut self, mut change: Roles<EndpointKey>) -> Result<(), SteeringError> {
         self.syn_limits.enter(&mut change, &self.installed);
-        let map = self.object.map(ENDPOINTS)?;
-        let done = converge(OF_ENDPOINTS, &map, &mut self.installed.endpoints, &change);
+        let endpoints = self.object.map(ENDPOINTS)?;
+        let done = converge(OF_ENDPOINTS, &endpoints, &mut self.installed.endpoints, &change);
         self.syn_limits.tell(change.keys(), &self.installed);
         done
     }
@@ -414,8 +410,9 @@ impl Steering {
         let addresses = self.object.map(ADDRESSES)?;
         converge(OF_ADDRESSES, &addresses, &mut self.installed.addresses, &change.addresses)?;
         self.write_endpoints(change.endpoints.clone())?;
-        let more = change.prefixes.values().any(|roles| *roles != 0);
-        self.lists.set_marked(more || !self.installed.prefixes.is_empty());
+        self.lists.set_marked(
+            !self.installed.prefixes.is_empty() || change.prefixes.values().any(|roles| *roles != 0),
+        );
         let prefixes = self.object.map(c"prefixes")?;
         let done = converge(OF_NETWORKS, &prefixes, &mut self.installed.prefixes, &change.prefixes);
         self.lists.set_marked(!self.installed.prefixes.is_empty());

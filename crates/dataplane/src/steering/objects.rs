@@ -73,8 +73,8 @@ impl MapSizes {
 
     fn set(self, file: &mut ObjectFile) -> io::Result<()> {
         let Self { records, endpoints } = self;
-        let is_fit = records.is_power_of_two() && records <= MAX_RECORDS as u32;
-        if !is_fit || !Self::ENDPOINTS.contains(&endpoints) {
+        if !records.is_power_of_two() || records > MAX_RECORDS as u32 || !Self::ENDPOINTS.contains(&endpoints)
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         [offload::RECORDS, offload::KEYS].iter().try_for_each(|map| file.set_entries(map, records))?;
@@ -182,7 +182,7 @@ pub struct OpenFormerMaps {
 }
 
 impl OpenFormerMaps {
-    /// None if they cannot be read.
+    /// Opens the maps; the result is empty if they cannot be read.
     pub(super) fn maps(program: u32) -> Vec<KernelMap> {
         Self { program }
             .run(&[])
@@ -203,14 +203,18 @@ impl Task for OpenFormerMaps {
         if program.name.as_bytes() != PROGRAM.to_bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let opened = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok()).filter_map(|map| {
-            match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
+        let opened = program
+            .maps
+            .into_iter()
+            .filter_map(|id| KernelMap::open(id).ok())
+            .filter_map(|map| match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
                 // They are mapped, and the counts of records are taken.
                 true => map.writable().ok(),
                 false => is_one_of(&map, [hold::MAP, CLIENTS]).then_some(map),
-            }
-        });
-        Ok(((), opened.map(Into::into).collect()))
+            })
+            .map(Into::into)
+            .collect();
+        Ok(((), opened))
     }
 }
 

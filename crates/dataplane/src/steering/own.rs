@@ -31,20 +31,19 @@ impl Redirection {
     ///
     /// The kernel's error; nothing is attached.
     pub fn begin(steering: &Steering, sender: OwnSender, reinjector: Arc<Reinjector>) -> io::Result<Self> {
-        let object = Load::Own(reinjector.tap_index()).object(Some(steering.object()))?;
+        let object = Load::Own(reinjector.tap_index()).object(Some(&steering.object))?;
         let interface = reinjector.interface();
-        let program = match sender {
+        let name = match sender {
             OwnSender::Server => c"from_server",
             OwnSender::Client => c"from_client",
         };
         // Frames that were sent after the last redirection ended are too old by now.
         reinjector.drain();
-        let attach = AttachTc { interface, direction: Direction::Egress };
         // Before the first frame: a worker is notified of it once.
         reinjector.set_read(true);
         let (program, _) = object
-            .program(program)
-            .and_then(|program| attach.run(&[program]))
+            .program(name)
+            .and_then(|program| AttachTc { interface, direction: Direction::Egress }.run(&[program]))
             .inspect_err(|_| reinjector.set_read(false))?;
         Ok(Self { interface, program, reinjector })
     }

@@ -23,7 +23,7 @@ use crate::snapshot::syn_limits::{ProgramWords, SynLimit, SynLimits};
 /// The name of the map.
 pub(super) const MAP: &CStr = c"syn_limits";
 
-/// The words of a limit, and the places of some.
+/// The number of words of a limit, and the indices of some.
 const LIMIT: usize = in_words(size_of::<xvs_syn_limit>());
 const DUE: usize = in_words(offset_of!(xvs_syn_limit, due_ns));
 const INTERVAL: usize = in_words(offset_of!(xvs_syn_limit, interval_ns));
@@ -67,9 +67,8 @@ impl SynMaps {
         let taken: BTreeSet<_> = numbers.values().copied().collect();
         let mut free = (1..XVS_SYN_LIMITS as usize).filter(|number| !taken.contains(number));
         for (key, limit) in wanted {
-            let known = numbers.remove(&key).or_else(|| free.next());
             // Without a number, workers decide.
-            let Some(number) = known else { continue };
+            let Some(number) = numbers.remove(&key).or_else(|| free.next()) else { continue };
             if former.get(&key).is_none_or(|(_, former)| !Arc::ptr_eq(former, limit)) {
                 self.write(number, limit.rate);
             }
