@@ -236,9 +236,9 @@ impl WorkerCounters {
             ("checksums_completed", &self.checksums_completed),
             ("offloaded", &self.offloaded),
         ];
-        let drops =
-            DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));
-        plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(drops)
+        plain.into_iter().map(|(name, counter)| (name.to_owned(), counter.value())).chain(
+            DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value())),
+        )
     }
 
     /// The balance: received and originated frames, less those that left the pipeline and those that are held.
@@ -246,8 +246,7 @@ impl WorkerCounters {
         let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
         let entered = self.received.value() + self.originated.value();
         let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;
-        let left = left + self.held.value();
-        entered as i64 - left as i64
+        entered as i64 - (left + self.held.value()) as i64
     }
 }
 

@@ -99,17 +99,15 @@ impl<P: Port> Worker<P> {
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>, longest: Option<Duration>) {
         let Pipeline { flows, reassembly, transmitter, .. } = &self.pipeline;
-        let due = [flows.next_due(), reassembly.next_due(now), transmitter.next_due(now), drops_due];
-        let due = due.into_iter().flatten().min();
-        let until_timer = due.map(|due| now.until(due));
+        let until_timer = [flows.next_due(), reassembly.next_due(now), transmitter.next_due(now), drops_due]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due| now.until(due));
         let table = self.pipeline.flows.table();
-        let at_most = match table.in_limbo() {
-            0 => until_timer,
-            _ => Some(until_timer.map_or(LIMBO_WAIT, |until| until.min(LIMBO_WAIT))),
-        };
-        let at_most = [at_most, longest].into_iter().flatten().min();
+        let until_reuse = (table.in_limbo() > 0).then_some(LIMBO_WAIT);
         table.park();
-        self.port.wait(at_most);
+        self.port.wait([until_timer, until_reuse, longest].into_iter().flatten().min());
         self.pipeline.flows.table().unpark();
     }
 }

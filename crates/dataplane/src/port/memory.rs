@@ -68,14 +68,14 @@ impl MemoryPort {
         let first = self.first_part.map_or(bytes.len(), |first| first(bytes).min(bytes.len()));
         let Some(mut frame) = self.allocate_packet(first) else { return false };
         if first < bytes.len() {
-            let rest = self.allocate_packet(bytes.len() - first);
-            let is_whole = rest.is_some_and(|rest| match frame.append(rest) {
-                Ok(()) => true,
-                Err(rest) => {
-                    self.pool.put(rest);
-                    false
-                }
-            });
+            let is_whole =
+                self.allocate_packet(bytes.len() - first).is_some_and(|rest| match frame.append(rest) {
+                    Ok(()) => true,
+                    Err(rest) => {
+                        self.pool.put(rest);
+                        false
+                    }
+                });
             if !is_whole {
                 self.pool.put(frame);
                 return false;

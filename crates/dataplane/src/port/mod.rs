@@ -79,14 +79,11 @@ pub trait Port {
     fn allocate_packet(&mut self, len: usize) -> Option<Frame> {
         let mut packet = self.allocate()?;
         while !packet.spread(len) {
-            let refused = match self.allocate() {
-                Some(frame) => packet.append(frame).err(),
-                None => {
-                    self.recycle(packet);
-                    return None;
-                }
+            let Some(frame) = self.allocate() else {
+                self.recycle(packet);
+                return None;
             };
-            if let Some(frame) = refused {
+            if let Err(frame) = packet.append(frame) {
                 self.recycle(frame);
                 self.recycle(packet);
                 return None;
@@ -124,10 +121,9 @@ pub trait Port {
 
 /// Writes a packet over another one, in its slots. Outer headers use headroom. Returns `false` if there is too little.
 pub(crate) fn write_back(whole: &Frame, to: &mut Frame) -> bool {
-    let more = whole.len().saturating_sub(to.len());
-    let fits = to.grow_front(more) && to.spread(whole.len());
-    if fits {
-        to.write(|at, part| whole.read(at, part));
+    if !to.grow_front(whole.len().saturating_sub(to.len())) || !to.spread(whole.len()) {
+        return false;
     }
-    fits
+    to.write(|at, part| whole.read(at, part));
+    true
 }

@@ -149,12 +149,12 @@ mod tests {
         [&(0..12).collect::<Vec<u8>>()[..], &tags.concat(), &[0x08, 0x00, 0x45, 0xa5]].concat()
     }
 
-    /// The link and bytes of a received frame, and the frame that the kernel gets if it is passed.
-    fn passed(bytes: &[u8]) -> (LinkId, Vec<u8>, Bytes) {
-        let (mut port, egress) = (MemoryPort::with_links(1), links());
-        assert!(port.inject(WAN, bytes));
+    /// The link and bytes of a frame that this interface receives, and the frame that goes back to the kernel.
+    fn received_by(egress: &Egress, interface: LinkId, bytes: &[u8]) -> (LinkId, Vec<u8>, Bytes) {
+        let mut port = MemoryPort::with_links(3);
+        assert!(port.inject(interface, bytes));
         let mut burst = Vec::with_capacity(BURST);
-        let mut tagged = Tagged::new(&mut port, &egress);
+        let mut tagged = Tagged::new(&mut port, egress);
         tagged.receive(&mut burst);
         let Received { link, frame } = burst.remove(0);
         let received = frame.bytes().to_vec();
@@ -165,9 +165,8 @@ mod tests {
     #[test]
     fn a_frame_of_a_known_vlan_is_received_untagged_and_goes_back_to_the_kernel_unchanged() {
         let tagged = frame(&[[0x81, 0, 0, 5]]);
-        let (link, received, back) = passed(&tagged);
-        assert_eq!((link, received), (FIVE, frame(&[])));
-        assert_eq!(back, Bytes { link: WAN, frame: tagged });
+        let received = received_by(&links(), WAN, &tagged);
+        assert_eq!(received, (FIVE, frame(&[]), Bytes { link: WAN, frame: tagged }));
     }
 
     #[test]
@@ -175,15 +174,14 @@ mod tests {
         for tags in [&[[0x81, 0, 0, 6]][..], &[[0x81, 0, 0, 5], [0x81, 0, 0, 5]], &[[0x88, 0xa8, 0, 5]], &[]]
         {
             let bytes = frame(tags);
-            let (link, received, back) = passed(&bytes);
-            assert_eq!((link, received), (WAN, bytes.clone()));
-            assert_eq!(back, Bytes { link: WAN, frame: bytes });
+            let received = received_by(&links(), WAN, &bytes);
+            assert_eq!(received, (WAN, bytes.clone(), Bytes { link: WAN, frame: bytes }));
         }
     }
 
     #[test]
     fn a_tag_that_carries_only_a_priority_is_removed() {
-        let (link, received, _) = passed(&frame(&[[0x81, 0, 0xe0, 0]]));
+        let (link, received, _) = received_by(&links(), WAN, &frame(&[[0x81, 0, 0xe0, 0]]));
         assert_eq!((link, received), (WAN, frame(&[])));
     }
 
@@ -255,31 +253,20 @@ mod tests {
         port.take_transmitted()
     }
 
-    /// The link of a frame that this interface receives, and the interface on which it goes back to the kernel.
-    fn received_by(egress: &Egress, interface: LinkId, bytes: &[u8]) -> (LinkId, Option<Bytes>) {
-        let mut port = MemoryPort::with_links(3);
-        assert!(port.inject(interface, bytes));
-        let mut burst = Vec::with_capacity(BURST);
-        let mut tagged = Tagged::new(&mut port, egress);
-        tagged.receive(&mut burst);
-        let Received { link, frame } = burst.remove(0);
-        if let Err(frame) = tagged.pass_to_kernel(link, frame) {
-            tagged.recycle(frame);
-        }
-        (link, port.take_passed().pop())
-    }
-
     #[test]
     fn frames_of_active_members_are_the_bonds_and_those_of_an_inactive_one_its_own() {
-        let (egress, plain) = (bonded([false, true, false]), frame(&[]));
-        for bytes in [plain.clone(), frame(&[[0x81, 0, 0, 6]])] {
-            let back = |interface| Some(Bytes { link: interface, frame: bytes.clone() });
-            assert_eq!(received_by(&egress, LinkId(1), &bytes), (BOND, back(LinkId(1))));
-            assert_eq!(received_by(&egress, LinkId(0), &bytes), (LinkId(0), back(LinkId(0))));
+        let egress = bonded([false, true, false]);
+        let (plain, unknown, of_vlan) = (frame(&[]), frame(&[[0x81, 0, 0, 6]]), frame(&[[0x81, 0, 0, 5]]));
+        for (interface, sent, link, received) in [
+            (LinkId(1), &plain, BOND, &plain),
+            (LinkId(1), &unknown, BOND, &unknown),
+            (LinkId(1), &of_vlan, OVER_BOND, &plain),
+            (LinkId(0), &plain, LinkId(0), &plain),
+            (LinkId(0), &unknown, LinkId(0), &unknown),
+        ] {
+            let back = Bytes { link: interface, frame: sent.clone() };
+            assert_eq!(received_by(&egress, interface, sent), (link, received.clone(), back));
         }
-        let of_vlan = frame(&[[0x81, 0, 0, 5]]);
-        let back = Some(Bytes { link: LinkId(1), frame: of_vlan.clone() });
-        assert_eq!(received_by(&egress, LinkId(1), &of_vlan), (OVER_BOND, back));
     }
 
     #[test]
@@ -310,7 +297,7 @@ mod tests {
         let in_parts: Vec<_> = (1000..1064).map(large_datagram).collect();
         assert_eq!(links(&sent(&egress, BOND, &in_parts)), links(&first), "the length does not count");
         let fragments: Vec<_> = (1000..1064).map(|port| datagram(port, true)).collect();
-        let fragments = links(&sent(&egress, BOND, &fragments));
-        assert!(fragments.iter().all(|link| *link == fragments[0]), "ports of fragments do not count");
+        let of_fragments = links(&sent(&egress, BOND, &fragments));
+        assert!(of_fragments.iter().all(|link| *link == of_fragments[0]), "ports of fragments do not count");
     }
 }

@@ -60,8 +60,7 @@ impl Waiting {
 
     /// Waits until something has arrived since the last wait, in steps of a millisecond.
     pub(super) fn wait(&self, at_most: Option<Duration>) -> Arrived {
-        let limit = at_most.map(|limit| limit.min(LONGEST));
-        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let limit = at_most.and_then(|limit| Timespec::try_from(limit.min(LONGEST)).ok());
         // The next wait reports events for which there is no room.
         let mut events = [const { MaybeUninit::<Event>::uninit() }; 64];
         match epoll::wait(&self.0, &mut events, limit.as_ref()) {

@@ -94,19 +94,15 @@ impl XdpPort {
         loopback: Arc<OnceLock<Arc<Reinjector>>>,
         poll: Poll,
     ) -> io::Result<Self> {
-        let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
-        if !fits {
+        if to_kernel.len() != sockets.links() || sockets.fds().count() > MAX_SOCKETS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let counters =
-            sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
         let waiting = Waiting::open(sockets.fds(), &waker)?;
         if own == OwnPackets::Read {
             to_kernel.iter().try_for_each(|tap| waiting.add_tap(tap.as_fd()))?;
         }
-        let own_due = 0;
-        let own_frame = vec![0; if own == OwnPackets::Read { OWN_MAX_BYTES } else { 0 }].into();
         Ok(Self {
+            counters: sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect(),
             sockets,
             to_kernel,
             waiting,
@@ -115,12 +111,11 @@ impl XdpPort {
             poll,
             had_frames: false,
             idle_since: None,
-            counters,
             own,
             loopback,
             waits_for_loopback: false,
-            own_due,
-            own_frame,
+            own_due: 0,
+            own_frame: vec![0; if own == OwnPackets::Read { OWN_MAX_BYTES } else { 0 }].into(),
             own_read: None,
             own_slots: 0,
         })
@@ -179,14 +174,11 @@ impl Port for XdpPort {
             link if link.is_own() => return self.sockets.transmit(link.wire(), frame),
             link => self.to_kernel.get(usize::from(link.0)),
         };
-        let Some(reinjector) = reinjector else { return Err(frame) };
-        match reinjector.inject(&frame) {
-            Ok(()) => {
-                self.sockets.pool().put(frame);
-                Ok(())
-            }
-            Err(_) => Err(frame),
+        if reinjector.is_none_or(|reinjector| reinjector.inject(&frame).is_err()) {
+            return Err(frame);
         }
+        self.sockets.pool().put(frame);
+        Ok(())
     }
 
     fn allocate(&mut self) -> Option<Frame> {
@@ -214,13 +206,12 @@ impl Port for XdpPort {
             }
             Poll::Adaptive | Poll::Sleep => {}
         }
-        let at_most = [at_most, self.flush_within].into_iter().flatten().min();
         if self.own == OwnPackets::Read && !self.waits_for_loopback {
             // If the kernel has no memory for it, the next wait tries again.
             self.waits_for_loopback =
                 self.loopback.get().is_some_and(|tap| self.waiting.add_tap(tap.as_fd()).is_ok());
         }
-        match self.waiting.wait(at_most) {
+        match self.waiting.wait([at_most, self.flush_within].into_iter().flatten().min()) {
             Arrived::Nothing => Woken::TimedOut,
             Arrived::Something => Woken::Ready,
             Arrived::Own => {
@@ -276,9 +267,9 @@ impl XdpPort {
     /// Appends the frame that was read last. Returns `false` and keeps it for the next burst if there is no room.
     fn take_own(&mut self, burst: &mut Vec<Received>) -> bool {
         let Some((link, length)) = self.own_read else { return true };
-        let has_room = burst.len() < BURST && self.own_slots > 0;
-        let frame = if has_room { self.allocate_packet(length) } else { None };
-        let Some(mut frame) = frame else {
+        let Some(mut frame) =
+            (burst.len() < BURST && self.own_slots > 0).then(|| self.allocate_packet(length)).flatten()
+        else {
             self.own_due = 0;
             return false;
         };
@@ -306,7 +297,7 @@ pub struct SocketCounters {
 
 impl SocketCounters {
     fn new(link: LinkId, queue: u32) -> Self {
-        Self { link, queue, counts: array::from_fn(|_| Counter::default()), lent: Default::default() }
+        Self { link, queue, counts: Default::default(), lent: Default::default() }
     }
 
     /// Updates the counters. The socket of a removed interface has no counts any more; the counters then keep their

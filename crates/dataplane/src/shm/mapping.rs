@@ -117,7 +117,9 @@ impl Mapping {
         {
             return Ok(Arc::new(mapping));
         }
-        let mut mapping = Self::anonymous(size_bytes)?;
+        let (_reservation, base) = Reservation::aligned(size_bytes, ProtFlags::READ | ProtFlags::WRITE)?;
+        // Private memory: a huge page of it needs no permission for shared memory (`shmem_enabled`), which is rare.
+        let mut mapping = Self { base, size_bytes, pages: Pages::Small, _reservation };
         // The kernel may refuse any of this advice. A child that executes another program needs no copy of page tables.
         let _ = mapping.advise(libc::MADV_DONTFORK);
         let _ = mapping.advise(match memory {
@@ -196,12 +198,6 @@ impl Mapping {
         Ok(Self { base, size_bytes, pages: Pages::Reserved, _reservation })
     }
 
-    /// Private memory: a huge page of it needs no permission for shared memory (`shmem_enabled`), which is rare.
-    fn anonymous(size_bytes: usize) -> io::Result<Self> {
-        let (reservation, base) = Reservation::aligned(size_bytes, ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(Self { base, size_bytes, pages: Pages::Small, _reservation: reservation })
-    }
-
     fn map(file: impl AsFd, size_bytes: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let (reservation, base) = Reservation::aligned(size_bytes, ProtFlags::empty())?;
@@ -236,8 +232,9 @@ impl Mapping {
     fn collapse(&self) -> bool {
         // The kernel (6.18) refuses a range of which no page was ever written, with EINVAL. On a full tmpfs this advice
         // fails, where a write would kill the process.
-        let mut offsets = (0..self.size_bytes).step_by(HUGE_PAGE_BYTES);
-        offsets.all(|offset| self.advise_part(offset, SMALL_PAGE_BYTES, libc::MADV_POPULATE_WRITE))
+        (0..self.size_bytes)
+            .step_by(HUGE_PAGE_BYTES)
+            .all(|offset| self.advise_part(offset, SMALL_PAGE_BYTES, libc::MADV_POPULATE_WRITE))
             && self.advise(libc::MADV_COLLAPSE)
     }
 
@@ -255,8 +252,9 @@ impl Mapping {
     }
 }
 
-/// Allocates a zero-filled file in huge pages, as far as the kernel finds any. Its length must be a multiple of theirs,
-/// and nothing of it allocated yet. The rest stays unallocated. Returns whether all of it has huge pages.
+/// Allocates a zero-filled file in huge pages, as far as the kernel finds any. The file's length must be a multiple of
+/// a huge page's, and nothing of it allocated yet. The rest stays unallocated. Returns whether the whole file has huge
+/// pages.
 ///
 /// In this order the kernel fills huge pages with zeros; in a file that is already allocated it would copy small pages
 /// into them, which takes many times as long. It needs no permission for huge pages on this tmpfs (`huge=`).
@@ -367,7 +365,7 @@ const SMALL_PAGE_BYTES: usize = 4096;
 #[cfg(loom)]
 pub(crate) use model::{Cells, Mapping};
 
-/// The same interface over boxed slices: loom's atomics have no fixed layout and must be constructed.
+/// The interface over boxed slices: loom's atomics have no fixed layout and must be constructed.
 #[cfg(loom)]
 mod model {
     use std::fs::File;
@@ -446,8 +444,11 @@ mod tests {
             assert!(memory == Memory::OnDemand || !mapping.begins_huge());
             let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
             let from = format!("{:x}-", mapping.base.as_ptr() as usize);
-            let flags = smaps.lines().skip_while(|line| !line.starts_with(&from));
-            let flags = flags.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap();
+            let flags = smaps
+                .lines()
+                .skip_while(|line| !line.starts_with(&from))
+                .find(|line| line.starts_with("VmFlags:"))
+                .unwrap();
             // Reserved huge pages are a different kind of mapping.
             assert!(flags.contains(flag) || mapping.pages() == Pages::Reserved, "{memory:?}: {flags}");
         }
