@@ -181,7 +181,8 @@ impl Connection<'_> {
 
     /// The state of the connection's record; `None` if it has none.
     fn record_state(&self) -> Option<State> {
-        self.offloaded.get()?.state_of(self.id)
+        let offloaded = self.offloaded.get()?;
+        offloaded.of(self.id).map(|record| offloaded.state(record))
     }
 
     /// Marks the connection as one whose record may be more recent than its entry, if it is live and in this state.

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::mem;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -277,7 +276,10 @@ impl TableWorker {
         let by_record = Cell::new((None, 0));
         let (old, new) = change(table, wheel, id, |old| {
             // Read before the exchange, after which the owner of the record may reuse it.
-            let slot = if old.is_offloaded() { table.slot_of(id) } else { None };
+            let slot = match table.offloaded.get().filter(|_| old.is_offloaded()) {
+                Some(offloaded) => offloaded.of(id).map(|record| offloaded.slot(record)),
+                None => None,
+            };
             let mut told = offloaded::told(&table.offloaded, id, old);
             let (mut state, mut expires) = next(told.state());
             if old.is_offloaded() && state != told.state() {
@@ -292,8 +294,9 @@ impl TableWorker {
         })?;
         if let (Some(slot), state) = by_record.get()
             && has_become_inactive(old.state(), state)
+            && let Some(offloaded) = table.offloaded.get()
         {
-            table.take_move(slot);
+            offloaded.take_move(slot);
         }
         Some((old.state(), new.state()))
     }
@@ -532,7 +535,9 @@ impl TableHandle {
         add(&self.counts().removed, 1);
         let last = last.unwrap_or(self.discard(id.0));
         self.note_end(id, why, last.state());
-        self.table.forget_offload(id, last);
+        if let Some(offloaded) = self.table.offloaded.get() {
+            offloaded.forget(id, last);
+        }
         if let Some(controller) = self.connection(id).controller() {
             self.connection(controller).drop_controlled();
         }
@@ -568,14 +573,6 @@ impl TableHandle {
     pub(super) fn unpark(&mut self) {
         self.table.quiescence.unpark(self.number);
         self.parked = false;
-    }
-}
-
-impl Drop for TableHandle {
-    fn drop(&mut self) {
-        self.leave();
-        *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(mem::take(&mut self.state));
     }
 }
 

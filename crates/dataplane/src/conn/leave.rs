@@ -70,3 +70,11 @@ impl TableHandle {
         self.table.left_stock(self.number).as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)
     }
 }
+
+impl Drop for TableHandle {
+    fn drop(&mut self) {
+        self.leave();
+        *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(mem::take(&mut self.state));
+    }
+}

@@ -83,7 +83,7 @@ impl TableHandle {
         log: &ConnectionLog,
         id: ConnId,
     ) -> (Option<Millis>, Option<Millis>, [u64; 2], [u64; 2]) {
-        let untaken = self.table.untaken(id);
+        let untaken = self.table.offloaded.get().and_then(|offloaded| offloaded.untaken(id));
         let (begun, mut last, mut packets, mut bytes) = log.tallied(id);
         if let Some((counts, at)) = untaken {
             for (place, [more_packets, more_bytes]) in counts.into_iter().enumerate() {

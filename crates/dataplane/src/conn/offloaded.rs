@@ -255,11 +255,6 @@ impl Offloaded {
         State(self.record(record)[word::STATE].load(Ordering::Relaxed))
     }
 
-    /// The state of a connection's record.
-    pub(super) fn state_of(&self, id: ConnId) -> Option<State> {
-        self.of(id).map(|record| self.state(record))
-    }
-
     /// When the last packet of a record passed.
     pub(crate) fn used(&self, record: u32) -> Used {
         Used(self.record(record)[word::USED].load(Ordering::Relaxed))

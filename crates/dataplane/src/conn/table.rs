@@ -21,7 +21,7 @@ use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
 
 use super::buckets::Buckets;
-use super::entry::{Life, Record};
+use super::entry::Record;
 #[cfg(doc)]
 use super::flags::Flags;
 use super::id::ConnId;
@@ -182,32 +182,6 @@ impl Table {
     /// Discards the time of a connection's first request.
     pub(crate) fn forget_request(&self, id: ConnId, generation: u32) {
         self.requests.forget(id, generation);
-    }
-
-    /// Ends the record of a removed connection; see [`Offloaded::forget`].
-    #[inline]
-    pub(super) fn forget_offload(&self, id: ConnId, last: Life) {
-        if let Some(offloaded) = self.offloaded.get() {
-            offloaded.forget(id, last);
-        }
-    }
-
-    /// The slot of the record of a connection.
-    pub(super) fn slot_of(&self, id: ConnId) -> Option<u32> {
-        let offloaded = self.offloaded.get()?;
-        offloaded.of(id).map(|record| offloaded.slot(record))
-    }
-
-    /// See [`Offloaded::untaken`].
-    pub(super) fn untaken(&self, id: ConnId) -> Option<([[u64; 2]; 2], Millis)> {
-        self.offloaded.get()?.untaken(id)
-    }
-
-    /// See [`Offloaded::take_move`].
-    pub(super) fn take_move(&self, slot: u32) {
-        if let Some(offloaded) = self.offloaded.get() {
-            offloaded.take_move(slot);
-        }
     }
 
     /// Like [`Self::create`], with this secret, so that hashes equal those of another table.
