@@ -56,8 +56,7 @@ impl FormerRecords {
             .or_else(|_| layout::<WITH_KEYS>(state))
             .or_else(|_| layout::<WITHOUT_STATES>(state))
             .ok()?;
-        let records = words::rows_of_map(records).ok()?;
-        (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
+        (layout <= LAYOUT_KNOWN).then_some(Self { records: words::rows_of_map(records).ok()?, layout })
     }
 
     /// These records.

@@ -11,7 +11,7 @@ pub enum NotOffloaded {
         "its packets need more than forwarding: FTP, TOA, a PROXY header, the SYN proxy, --ops, or a reset"
     )]
     Unusual,
-    /// They are few.
+    /// Too few packets have passed, or the record was given up.
     #[error(
         "its client has sent fewer packets than `offload_after` says, or it was idle, or made room for others"
     )]
@@ -19,7 +19,7 @@ pub enum NotOffloaded {
     /// Packets are captured.
     #[error("a capture runs, which sees every packet")]
     Captured,
-    /// Access lists.
+    /// An access list may apply to the packets.
     #[error("an access list may concern its packets, and the XDP program does not know for certain")]
     Listed,
     /// The director is a backup.
@@ -31,21 +31,21 @@ pub enum NotOffloaded {
     /// No route.
     #[error("its real server, or the way to it, is not available")]
     NoWay,
-    /// An interface.
+    /// An interface does not forward.
     #[error("the interface where its packets come, or leave, takes no part: `xvs status`")]
     Interface,
     /// No reply so far.
     #[error("no reply has passed yet")]
     NoReply,
-    /// No neighbour.
+    /// The link address of the next hop to the client is missing.
     #[error("the link address of the next hop to its client is not known yet; see `ip neigh`")]
     NoNeighbour,
-    /// A tunnel.
+    /// The outer headers of the tunnel differ between packets.
     #[error(
         "outer headers of its tunnel differ (an identification, a checksum over the packet), or there can be none"
     )]
     OuterHeaders,
-    /// No room.
+    /// No record is free.
     #[error("as many connections as possible are offloaded")]
     Full,
 }

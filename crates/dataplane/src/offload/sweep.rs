@@ -38,27 +38,25 @@ impl Flows {
     /// Reads some records if they are due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
     pub fn sweep_offloaded(&mut self, cx: Context<'_>) -> bool {
-        let Some(mut offloader) = self.offloader.take_if(|offloader| offloader.has_work(cx.now)) else {
+        let Some(offloader) = self.offloader.as_mut().filter(|offloader| offloader.has_work(cx.now)) else {
             return false;
         };
         if offloader.is_again_due(cx.now) {
             let mut ended = std::mem::take(&mut offloader.ended);
-            self.offloader = Some(offloader);
             let is_short = self.offload_again(&mut ended, cx);
-            let Some(again) = self.offloader.take() else { return false };
-            offloader = again;
-            offloader.ended = ended;
-            if is_short {
-                offloader.again_due = cx.now + PAUSE;
+            if let Some(offloader) = &mut self.offloader {
+                offloader.ended = ended;
+                if is_short {
+                    offloader.again_due = cx.now + PAUSE;
+                }
             }
         }
-        if offloader.is_pass_due(cx.now) {
+        if let Some(mut offloader) = self.offloader.take_if(|offloader| offloader.is_pass_due(cx.now)) {
             self.continue_pass(&mut offloader, cx);
+            self.offloader = Some(offloader);
         }
-        let is_more_due = offloader.has_work(cx.now);
-        self.offloader = Some(offloader);
         self.deferred.end(&cx.snapshot.destinations);
-        is_more_due
+        self.offloader.as_ref().is_some_and(|offloader| offloader.has_work(cx.now))
     }
 
     /// Offloads some of these connections again. Returns whether there is no room for more now.

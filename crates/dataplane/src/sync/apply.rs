@@ -497,8 +497,7 @@ mod tests {
         let first = found(&flows.table);
         receive(&mut flows, &entry(), &snapshot);
         assert_eq!(found(&flows.table), first, "the same one is refreshed");
-        let second = Entry { numbers: Some([9, 6, 0]), ..entry() };
-        receive(&mut flows, &second, &snapshot);
+        receive(&mut flows, &Entry { numbers: Some([9, 6, 0]), ..entry() }, &snapshot);
         assert_eq!(numbers(&flows), Some(Numbers::of([9, 6, 0])));
         assert_ne!(found(&flows.table), first);
         receive(&mut flows, &Entry { flags: method::MASQUERADING | flag::INACTIVE, ..entry() }, &snapshot);
