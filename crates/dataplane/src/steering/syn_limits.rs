@@ -78,10 +78,9 @@ impl SynMaps {
     }
 
     fn write(&self, number: usize, rate: SynRate) {
-        let words = &self.words[number * LIMIT..];
         let (interval, early) = interval_and_early(rate.rate, rate.burst);
         for (place, word) in [(DUE, 0), (INTERVAL, interval), (EARLY, early)] {
-            words[place].store(word, Relaxed);
+            self.words[number * LIMIT + place].store(word, Relaxed);
         }
     }
 
