@@ -21,7 +21,7 @@ use crate::timing::{INTERVAL, TimingOptions, set};
 use crate::values::Faults;
 use crate::{files, http};
 
-/// What checks inherit from their real server and virtual server.
+/// The settings that checks inherit from their real server and virtual server.
 pub(super) struct CheckerContext<'a> {
     /// The server.
     pub(super) endpoint: SocketAddr,
@@ -46,7 +46,7 @@ pub(super) fn is_checker(keyword: &str) -> bool {
     keyword == "BFD_CHECK" || Draft::of(keyword).is_some()
 }
 
-/// Reads a checker. It gives no check if it is incomplete, and several if it names several hosts.
+/// Reads a checker: no check if it is incomplete, several checks if it names several hosts.
 pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
     let (hosts, others): (Vec<_>, Vec<_>) = block
@@ -77,7 +77,7 @@ struct Draft {
     connection: Connection,
 }
 
-/// The statements about the connection of a checker.
+/// The statements that configure the connection of a checker.
 #[derive(Default)]
 struct Connection {
     connect_ip: Option<IpAddr>,
@@ -90,7 +90,8 @@ struct Connection {
 
 /// The kind of a checker, with its own statements.
 enum Kind {
-    /// A connection to the server. `through_vip` and `agent_check`, each with its place, make it another probe.
+    /// A connection to the server. `through_vip` and `agent_check` are the positions of these statements if they are
+    /// on; each selects another probe.
     Tcp {
         through_vip: Option<Place>,
         agent_check: Option<Place>,
@@ -142,8 +143,7 @@ impl Draft {
     }
 
     fn check(mut self, block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Option<Check> {
-        let is_through_vip = block.statements().iter().any(|one| one.keyword() == "through_vip");
-        let server = (!is_through_vip).then_some(context.endpoint.ip());
+        let server = (!self.goes_through_vip(block, context.method)).then_some(context.endpoint.ip());
         for statement in block.statements() {
             if statement.keyword() == "url"
                 && let Kind::Http { http, .. } = &mut self.kind
@@ -164,16 +164,30 @@ impl Draft {
         Some(Check { place: block.place.clone(), probe, timing })
     }
 
-    /// Applies a statement about timing and retries. Returns whether the keyword is known.
+    /// Whether the check connects to the virtual address. Statements before `through_vip` depend on it too.
+    fn goes_through_vip(&self, block: &Block, method: ForwardingMethod) -> bool {
+        let last_switch = block
+            .statements()
+            .iter()
+            .filter(|statement| statement.keyword() == "through_vip")
+            // The faults of the statement are reported when it is applied.
+            .filter_map(|statement| Faults::default().switch(statement))
+            .next_back();
+        matches!(self.kind, Kind::Tcp { .. }) && sends_to_vip(method) && last_switch == Some(true)
+    }
+
+    /// Applies a statement that sets timing or retries. Returns whether the keyword is known.
     fn apply_timing(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (&self.kind, block.keyword()) {
             (Kind::File { .. }, _) | (Kind::Script { .. }, "connect_timeout") => false,
             (Kind::Script { .. }, "misc_timeout") => {
-                let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
-                self.timing.timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                self.timing.timeout = faults
+                    .number(block, 0..=u32::MAX)
+                    .filter(|seconds| *seconds > 0)
+                    .map(|seconds| Duration::from_secs(seconds.into()));
                 true
             }
-            // It only adds log messages.
+            // This statement only adds log messages.
             (_, "log_all_failures") => true,
             (Kind::Http { .. }, "nb_get_retry") => {
                 faults.warn(&block.place, "`nb_get_retry` is the old name of `retry`");
@@ -186,11 +200,13 @@ impl Draft {
 }
 
 impl Connection {
-    /// Applies a statement. Of two addresses of different families the first is used; `server` is that of a check that
-    /// connects to its server, unless `connect_ip` has another one. Returns whether the keyword is known.
+    /// Applies a statement. Returns whether the keyword is known.
+    ///
+    /// If `bindto` and the address to connect to are of different families, the second statement is left out. `server`
+    /// is the address to connect to without `connect_ip`; `None` for a check through the virtual address.
     fn apply(&mut self, block: &Block, server: Option<IpAddr>, faults: &mut Faults) -> bool {
         match block.keyword() {
-            // A wrong address does not leave a former one in force.
+            // An invalid address also removes an earlier one.
             "connect_ip" => {
                 let before = self.source.filter(|_| server.is_some());
                 self.connect_ip = address_like(before, "the address of `bindto`", block, faults);
@@ -208,25 +224,28 @@ impl Connection {
         true
     }
 
-    /// The target through the virtual address; `None`: it connects to the server instead, or the file has an error.
+    /// The probe through the virtual address; `None` if the check connects to the server instead, or has an error.
     fn through_vip(
         &self,
         place: &Place,
         context: &CheckerContext<'_>,
         faults: &mut Faults,
     ) -> Option<ThroughVip> {
-        if !matches!(context.method, ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel) {
-            let why = "only methods DR and TUN send packets to the virtual address to a server";
-            faults.warn(place, format!("`through_vip`: {why}; it is left out"));
+        if !sends_to_vip(context.method) {
+            faults.warn(
+                place,
+                "`through_vip`: only methods DR and TUN send packets to the virtual address to a server; it is left out",
+            );
             return None;
         }
-        let is_set = [
+        for (word, is_set) in [
             ("bind_port", self.source_port.is_some()),
             ("bind_if", self.interface.is_some()),
             ("fwmark", self.mark != 0),
-        ];
-        for (word, _) in is_set.into_iter().filter(|(_, is_set)| *is_set) {
-            faults.warn(place, format!("`{word}` has no effect with `through_vip`"));
+        ] {
+            if is_set {
+                faults.warn(place, format!("`{word}` has no effect with `through_vip`"));
+            }
         }
         let mut endpoints = match self.connect_ip {
             Some(addr) => vec![Endpoint { addr, port: context.endpoint.port() }],
@@ -258,16 +277,17 @@ impl Connection {
         None
     }
 
-    /// The target of the probes; `None`: it cannot be probed.
+    /// The target of the probes; `None` if it cannot be probed.
     fn target(self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
         let addr = self.connect_ip.unwrap_or(context.endpoint.ip());
         let port = self.connect_port.unwrap_or(context.endpoint.port());
         if port == 0 && block.keyword() != "PING_CHECK" {
-            let why = "it probes port 0, which is never open; set `connect_port`";
-            faults.warn(&block.place, format!("`{}`: {why}", block.keyword()));
+            faults.warn(
+                &block.place,
+                format!("`{}`: it probes port 0, which is never open; set `connect_port`", block.keyword()),
+            );
         }
-        let is_local = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
-        if is_local && self.interface.is_none() {
+        if matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()) && self.interface.is_none() {
             faults.refuse(block, "a link-local address needs `bind_if`");
             return None;
         }
@@ -282,7 +302,7 @@ impl Connection {
 }
 
 impl Kind {
-    /// Whether it connects to an address, for which it has the statements of a [`Connection`].
+    /// Whether the checker connects to an address, and so has the statements of a [`Connection`].
     fn connects(&self) -> bool {
         !matches!(self, Self::Script { .. } | Self::File { .. })
     }
@@ -321,7 +341,7 @@ impl Kind {
             }
             (Self::Udp { payload, .. }, "payload") => set(payload, bytes(block, faults)),
             (Self::Udp { pattern, .. }, "require_reply") => {
-                // With a wrong pattern any reply is required; without one a former pattern stays.
+                // With an invalid pattern any reply suffices; without a pattern an earlier one remains.
                 match block.arguments() {
                     [] => _ = pattern.get_or_insert_default(),
                     _ => *pattern = Some(masked(block, faults).unwrap_or_default()),
@@ -343,7 +363,7 @@ impl Kind {
         true
     }
 
-    /// The probe; `None`: the checker is incomplete.
+    /// The probe; `None` if the checker is incomplete.
     fn probe(
         self,
         connection: Connection,
@@ -384,8 +404,8 @@ impl Kind {
                 }
                 if is_tls {
                     for at in 0..http.urls.len() {
-                        let host = context.service_host.as_ref();
-                        http.urls[at].server_name = tls.name(&http.urls[at], &http, host);
+                        http.urls[at].server_name =
+                            tls.name(&http.urls[at], &http, context.service_host.as_ref());
                     }
                     http.tls = Some(Box::new(context.definitions.ssl.tls(tls.trust)));
                 } else if tls.trust == Trust::Authorities {
@@ -399,11 +419,13 @@ impl Kind {
             Self::Udp { payload, pattern, min_length, max_length } => {
                 let target = connection.target(context, block, faults)?;
                 if min_length > max_length {
-                    let why = "so no reply passes";
-                    let text = format!(
-                        "`min_reply_length` {min_length} is above `max_reply_length` {max_length}, {why}"
+                    faults.warn(
+                        &block.place,
+                        format!(
+                            "`min_reply_length` {min_length} is above `max_reply_length` {max_length}, so no reply \
+                             passes"
+                        ),
                     );
-                    faults.warn(&block.place, text);
                 }
                 let reply = pattern.map(|pattern| Reply { pattern, length: min_length..=max_length });
                 Probe::Udp(target, Udp { payload, reply })
@@ -426,7 +448,12 @@ impl Kind {
     }
 }
 
-/// Reads an address; it is left out if it is of another family than the one `before`, which `what` names.
+/// Whether this method sends packets to the virtual address to a server.
+fn sends_to_vip(method: ForwardingMethod) -> bool {
+    matches!(method, ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel)
+}
+
+/// Reads an address. It is left out if its family is not that of the address `before`, which `what` names.
 fn address_like(before: Option<IpAddr>, what: &str, block: &Block, faults: &mut Faults) -> Option<IpAddr> {
     let addr = faults.address(block)?;
     let fits = before.is_none_or(|before| before.is_ipv4() == addr.is_ipv4());
@@ -446,12 +473,12 @@ fn incomplete(block: &Block, what: &str, faults: &mut Faults) -> Option<Probe> {
     None
 }
 
-/// The most virtual endpoints to which one check connects.
+/// Maximum number of virtual endpoints to which one check connects.
 const ENDPOINTS_MAX: usize = 64;
 
 const DNS_TYPES: [&str; 9] = ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"];
 
-/// Reads hexadecimal bytes: pairs of digits; a single digit is a byte too.
+/// Reads hexadecimal bytes: pairs of digits; a single digit is a byte, too.
 fn bytes(block: &Block, faults: &mut Faults) -> Option<Vec<u8>> {
     faults.argument(block)?;
     let all = masked(block, faults)?;
@@ -462,7 +489,7 @@ fn bytes(block: &Block, faults: &mut Faults) -> Option<Vec<u8>> {
     whole.then(|| all.into_iter().map(|(byte, _)| byte).collect())
 }
 
-/// Reads hexadecimal bytes, each with a mask; `x` stands for any digit. No bytes at all match any reply.
+/// Reads hexadecimal bytes, each with a mask; `x` stands for any digit. An empty pattern matches any reply.
 fn masked(block: &Block, faults: &mut Faults) -> Option<Vec<(u8, u8)>> {
     let digits: Option<Vec<Vec<_>>> =
         block.arguments().iter().map(|word| word.chars().map(digit).collect()).collect();

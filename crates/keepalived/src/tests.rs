@@ -396,6 +396,18 @@ fn a_check_through_the_virtual_address_is_for_direct_routing_and_tunnels() {
     let all = "TCP through 10.0.0.1:80 10.0.0.1:443 10.0.0.2:80";
     assert_eq!(read(group, "DR", "10.1.0.1 80", "through_vip").0, all);
     assert_eq!(read(one, "DR", "10.1.0.1 80", "through_vip off").0, "TCP 10.1.0.1:80");
+    // Otherwise the check connects to the server, so `bindto` must be of the server's family.
+    let other_family = "of another family than the address it connects to; it is left out";
+    for (method, switch) in [("DR", "off"), ("DR", "on\nthrough_vip no"), ("NAT", "on")] {
+        let words = format!("bindto fd00::9\nthrough_vip {switch}");
+        let (probe, _, faults) = read(one, method, "10.1.0.1 80", &words);
+        assert_eq!(
+            (probe, faults[0].as_str()),
+            ("TCP 10.1.0.1:80".to_owned(), &*format!("`bindto fd00::9`: {other_family}"))
+        );
+    }
+    let smtp = file(one, "DR", "10.1.0.1 80", "bindto fd00::9\nthrough_vip").replace("TCP_", "SMTP_");
+    assert_eq!(configuration(&smtp).faults[0].text, format!("`bindto fd00::9`: {other_family}"));
 
     let why = "only methods DR and TUN send packets to the virtual address to a server; it is left out";
     for method in ["NAT", "FULLNAT"] {
