@@ -58,18 +58,20 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                 may_open_block = true;
             }
             TokenKind::Open => {
-                let head = if follows_a_statement { tree.current.pop() } else { None };
-                let head = head.unwrap_or_else(|| {
+                let head = tree.current.pop_if(|_| follows_a_statement).unwrap_or_else(|| {
                     error(faults, place.clone(), "a `{` without a keyword before it".to_owned());
                     Block { place, words: Vec::new(), text: String::new(), body: None }
                 });
-                for unclosed in tree.close_before(&head) {
+                for (place, text) in tree.close_before(&head) {
                     let before = format!("before `{}` at {}; add a `}}`", head.text, head.place);
-                    error(faults, unclosed.0, format!("the `{{` of `{}` is not closed {before}", unclosed.1));
+                    error(faults, place, format!("the `{{` of `{text}` is not closed {before}"));
                 }
                 if tree.open.len() == DEPTH_MAX {
-                    let text = format!("more than {DEPTH_MAX} nested blocks; the rest is left out");
-                    error(faults, head.place, text);
+                    error(
+                        faults,
+                        head.place,
+                        format!("more than {DEPTH_MAX} nested blocks; the rest is left out"),
+                    );
                     return tree.finish();
                 }
                 tree.open.push((head, std::mem::take(&mut tree.current)));

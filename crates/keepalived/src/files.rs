@@ -26,9 +26,10 @@ impl Files {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            let text = format!("the file `{name}` is already defined; the first definition is used");
-            faults.warn(&block.place, text);
-            return;
+            return faults.warn(
+                &block.place,
+                format!("the file `{name}` is already defined; the first definition is used"),
+            );
         }
         let mut path = None;
         let mut weight = None;
@@ -44,11 +45,17 @@ impl Files {
             faults.line(line, known);
         }
         let Some(path) = path else {
-            faults.warn(&block.place, format!("`track_file {name}` has no `file`; it is left out"));
-            return;
+            return faults.warn(&block.place, format!("`track_file {name}` has no `file`; it is left out"));
         };
-        let weight = weight.unwrap_or(FileWeight { factor: 1, is_reversed: false });
-        self.0.insert(name.to_owned(), TrackFile { name: name.to_owned(), path, weight, init });
+        self.0.insert(
+            name.to_owned(),
+            TrackFile {
+                name: name.to_owned(),
+                path,
+                weight: weight.unwrap_or(FileWeight { factor: 1, is_reversed: false }),
+                init,
+            },
+        );
     }
 }
 
@@ -70,19 +77,15 @@ fn init_of(block: &Block, faults: &mut Faults) -> Option<Init> {
 
 /// Reads `weight NUMBER [reverse]`.
 pub(super) fn file_weight(block: &Block, faults: &mut Faults) -> Option<FileWeight> {
-    faults.argument(block)?;
-    let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
-    let (factor, is_reversed) = match words[..] {
-        [factor] => (factor.parse(), false),
-        [factor, "reverse"] => (factor.parse(), true),
-        _ => (words[0].parse(), false),
-    };
-    let is_known = matches!(words[1..], [] | ["reverse"]);
-    let factor = factor.ok().filter(|factor| is_known && *factor != i32::MIN);
-    if factor.is_none() {
-        faults.refuse(block, "expected a number, optionally followed by `reverse`");
+    let number = faults.argument(block)?.parse::<i32>().ok().filter(|factor| *factor != i32::MIN);
+    match (number, &block.arguments()[1..]) {
+        (Some(factor), []) => Some(FileWeight { factor, is_reversed: false }),
+        (Some(factor), [word]) if word == "reverse" => Some(FileWeight { factor, is_reversed: true }),
+        _ => {
+            faults.refuse(block, "expected a number, optionally followed by `reverse`");
+            None
+        }
     }
-    Some(FileWeight { factor: factor?, is_reversed })
 }
 
 #[cfg(test)]

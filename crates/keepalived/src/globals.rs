@@ -25,9 +25,11 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
         "lvs_flush" => {
             globals.lvs_flush = faults.switch(block).unwrap_or(false);
             if globals.lvs_flush {
-                let why = "each start of xvsd, also a take-over, removes the services of `rules` and of `xvsadm`; \
-                           remove the line, for no service that left this file comes back without it";
-                faults.warn_of(block, why);
+                faults.warn_of(
+                    block,
+                    "each start of xvsd, also a take-over, removes the services of `rules` and of `xvsadm`; remove the \
+                     line, for no service that left this file comes back without it",
+                );
             }
         }
         keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
@@ -42,8 +44,7 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
             }
         }
         keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
-            let fifo = fifo(globals, keyword.trim_end_matches("_script"));
-            faults.script_once(block, &mut fifo.script);
+            faults.script_once(block, &mut fifo(globals, keyword.trim_end_matches("_script")).script);
         }
         _ => return apply_mail(globals, block, faults),
     }
@@ -52,6 +53,7 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
 
 /// Applies a statement about mails. Returns whether it is one.
 fn apply_mail(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
+    let words = block.arguments();
     match block.keyword() {
         "notification_email" => {
             for line in block.statements() {
@@ -74,7 +76,6 @@ fn apply_mail(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool
         "smtp_server" => {
             if let Some(host) = faults.argument(block) {
                 host.clone_into(&mut mail(globals).host);
-                let words = block.arguments();
                 match words.get(1).map(|port| decimal(port).filter(|port: &u16| *port > 0)) {
                     Some(Some(port)) => mail(globals).port = port,
                     Some(None) => faults.warn_of(block, "a port is a number from 1 to 65535; 25 is used"),
@@ -147,8 +148,10 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     }
     let path = globals.lvs_notify_fifo.as_ref().map(|fifo| &fifo.path);
     if path.is_some() && path == globals.notify_fifo.as_ref().map(|fifo| &fifo.path) {
-        let why = "`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out";
-        faults.warn(&block.place, why);
+        faults.warn(
+            &block.place,
+            "`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out",
+        );
         globals.lvs_notify_fifo = None;
     }
 }

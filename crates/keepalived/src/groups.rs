@@ -34,9 +34,10 @@ impl Groups {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            let text = format!("the group `{name}` is already defined; the first definition is used");
-            faults.warn(&block.place, text);
-            return;
+            return faults.warn(
+                &block.place,
+                format!("the group `{name}` is already defined; the first definition is used"),
+            );
         }
         let mut entries = Vec::new();
         for line in block.statements() {
@@ -54,8 +55,12 @@ impl Groups {
             }
         }
         if is_ambiguous(&entries) {
-            let why = "has addresses of both families and a mark without a family; it is left out";
-            faults.warn(&block.place, format!("the group `{name}` {why}"));
+            faults.warn(
+                &block.place,
+                format!(
+                    "the group `{name}` has addresses of both families and a mark without a family; it is left out"
+                ),
+            );
             faults.costs(Vec::new());
             entries.clear();
         }
@@ -99,13 +104,11 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     if let Some((addr, bits)) = text.split_once('/') {
         let addr: IpAddr = addr.parse().map_err(|_| wrong)?;
         let prefix = bits.parse().ok().and_then(|bits| Prefix::new(addr, bits)).ok_or(wrong)?;
-        let all = if addr.is_ipv4() { 32 } else { 128 };
-        let free = all - u32::from(bits.parse::<u8>().map_err(|_| wrong)?);
         if prefix.addr() != addr {
             return Err("an address of the network, not the network");
         }
-        return match free {
-            0..=16 => Ok(between(addr, 1 << free)),
+        return match Prefix::host(addr).len() - prefix.len() {
+            free @ 0..=16 => Ok(between(addr, 1 << free)),
             _ => Err("a network of more than 65,536 addresses"),
         };
     }

@@ -28,11 +28,13 @@ pub(crate) fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Famil
 /// Reads an address and an optional port.
 pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     let addr = faults.address(block)?;
-    let port = port(block.arguments().get(1).map(String::as_str));
-    if let Err(why) = &port {
-        faults.refuse(block, why);
+    match port(block.arguments().get(1).map(String::as_str)) {
+        Ok(port) => Some(Endpoint::new(addr, port)),
+        Err(why) => {
+            faults.refuse(block, why);
+            None
+        }
     }
-    Some(Endpoint::new(addr, port.ok()?))
 }
 
 /// The endpoint of a server in the services. In a group, whose services may differ in port, the server keeps the
@@ -53,8 +55,10 @@ pub(crate) fn in_services(
             if is_written || written.port == 0 { port } else { written.port }
         }
         [Entry::Mark(..)] if !head.is_group && is_written => {
-            let why = "with this method it gets marked packets at their own port; its port is left out";
-            faults.warn_of(block, why);
+            faults.warn_of(
+                block,
+                "with this method it gets marked packets at their own port; its port is left out",
+            );
             0
         }
         _ => {

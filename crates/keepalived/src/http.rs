@@ -86,12 +86,15 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
             "regex_no_match" => pattern.is_unwanted = true,
             "regex_options" => pattern.options.extend(options(statement, faults)),
             "regex_min_offset" => {
-                let offset = faults.number(statement, 0..=u32::MAX);
-                pattern.least_offset = offset.map_or(pattern.least_offset, |offset| offset as usize);
+                pattern.least_offset = faults
+                    .number(statement, 0..=u32::MAX)
+                    .map_or(pattern.least_offset, |offset| offset as usize);
             }
             "regex_max_offset" => {
-                let offset = faults.number(statement, 0..=u32::MAX);
-                set(&mut pattern.most_offset, offset.map(|offset| offset as usize));
+                set(
+                    &mut pattern.most_offset,
+                    faults.number(statement, 0..=u32::MAX).map(|offset| offset as usize),
+                );
             }
             // The stack size of an older PCRE library.
             "regex_stack" | "tls_compliant" => {}
@@ -126,17 +129,22 @@ fn statuses(all: &mut Vec<RangeInclusive<u16>>, block: &Block, faults: &mut Faul
             [] => "200-299, the default,".to_owned(),
             all => all.iter().map(shown).collect::<Vec<_>>().join(" "),
         };
-        let text = format!(
-            "{} left out, because a status is a number from 100 to 599 or a range such as 200-204; {applies} applies",
-            refused.join(" ")
+        faults.warn_of(
+            block,
+            format!(
+                "{} left out, because a status is a number from 100 to 599 or a range such as 200-204; {applies} \
+                 applies",
+                refused.join(" ")
+            ),
         );
-        faults.warn_of(block, text);
     }
 }
 
 fn shown(range: &RangeInclusive<u16>) -> String {
-    let (first, last) = (range.start(), range.end());
-    if first == last { first.to_string() } else { format!("{first}-{last}") }
+    match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    }
 }
 
 fn status(text: &str) -> Option<u16> {

@@ -98,9 +98,11 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     if let Some(block) = vrrp
         && !tree.iter().any(asks_xvs)
     {
-        let why = "no `vrrp_script` runs `xvs healthy`, so this director keeps its addresses when xvsd has ended; \
-                   docs/failover.md has the lines";
-        faults.warn_of(block, why);
+        faults.warn_of(
+            block,
+            "no `vrrp_script` runs `xvs healthy`, so this director keeps its addresses when xvsd has ended; \
+             docs/failover.md has the lines",
+        );
     }
     let mut globals = Globals::default();
     let mut timeouts = Timeouts::UNSET;
@@ -125,8 +127,10 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
             "global_defs" => global_defs(block, runs_vrrp, &mut timeouts, &mut globals, &mut faults),
             "vrrp_instance" => {
                 for vmac in block.statements().iter().filter(|statement| statement.keyword() == "use_vmac") {
-                    let why = "packets to a virtual MAC address do not reach xvs; remove it";
-                    faults.warn(&vmac.place, format!("`use_vmac`: {why}"));
+                    faults.warn(
+                        &vmac.place,
+                        "`use_vmac`: packets to a virtual MAC address do not reach xvs; remove it",
+                    );
                 }
             }
             _ => unused::outside(block, &mut faults),
@@ -141,8 +145,11 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
 
 /// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script whose name contains xvs.
 fn asks_xvs(block: &Block) -> bool {
-    let mut scripts = block.statements().iter().filter(|statement| statement.keyword() == "script");
-    block.keyword() == "vrrp_script" && scripts.any(|script| script.text.contains("xvs"))
+    block.keyword() == "vrrp_script"
+        && block
+            .statements()
+            .iter()
+            .any(|statement| statement.keyword() == "script" && statement.text.contains("xvs"))
 }
 
 /// Removes the services that an earlier virtual server has.
@@ -156,11 +163,13 @@ fn remove_duplicates(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, P
         None => true,
     });
     if let Some((key, first)) = twice {
-        let text = format!(
-            "`virtual_server {}`: {key} is already defined at {first}; the first definition is used",
-            read.name
+        faults.warn(
+            &read.place,
+            format!(
+                "`virtual_server {}`: {key} is already defined at {first}; the first definition is used",
+                read.name
+            ),
         );
-        faults.warn(&read.place, text);
     }
     known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
 }
@@ -188,8 +197,8 @@ fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
         faults.refuse(block, "a time is missing");
     }
     for pair in block.arguments().chunks(2) {
-        let seconds = pair.get(1).and_then(|text| decimal(text));
-        let seconds = seconds.filter(|seconds| *seconds <= Timeouts::MAX_SECONDS);
+        let seconds =
+            pair.get(1).and_then(|text| decimal(text)).filter(|seconds| *seconds <= Timeouts::MAX_SECONDS);
         match (pair[0].as_str(), seconds) {
             ("tcp", Some(seconds)) => timeouts.tcp_seconds = seconds,
             ("tcpfin", Some(seconds)) => timeouts.tcp_fin_seconds = seconds,
@@ -201,6 +210,8 @@ fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
 
 #[cfg(test)]
 mod testing {
+    use std::path::Path;
+
     use crate::blocks::Block;
     use crate::lexer::words;
     use xvs_model::health_checks::fault::Place;
@@ -210,6 +221,4 @@ mod testing {
         let place = Place { file: Path::new("k").into(), line: 1 };
         Block { place, words: words(text), text: text.to_owned(), body: None }
     }
-
-    use std::path::Path;
 }

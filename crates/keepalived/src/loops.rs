@@ -43,9 +43,12 @@ fn separated(text: &str) -> Vec<&str> {
 }
 
 fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Round>, &'static str> {
-    let (name, numbers) = arguments.split_first().ok_or("it has no name")?;
-    let numbers: Option<Vec<_>> = numbers.iter().map(|number| integer(number)).collect();
-    let numbers = numbers.ok_or("one of its numbers is invalid")?;
+    let (name, texts) = arguments.split_first().ok_or("it has no name")?;
+    let numbers: Vec<_> = texts
+        .iter()
+        .map(|text| integer(text))
+        .collect::<Option<_>>()
+        .ok_or("one of its numbers is invalid")?;
     let (start, step, end) = match numbers[..] {
         [end] => {
             let start = if end > 0 { 1 } else { -1 };
@@ -75,16 +78,17 @@ fn direction(start: i64, end: i64) -> i64 {
 
 fn list(arguments: &[&str]) -> Result<Vec<Round>, &'static str> {
     let (names, values) = arguments.split_first().ok_or("it has no name")?;
-    let names = tuple(names);
-    let rounds: Option<Vec<Round>> = values.iter().map(|value| round(&names, value)).collect();
-    rounds.ok_or("one of its values does not have as many parts as there are names")
+    values
+        .iter()
+        .map(|value| round(&tuple(names), &tuple(value)))
+        .collect::<Option<_>>()
+        .ok_or("one of its values does not have as many parts as there are names")
 }
 
-fn round(names: &[&str], value: &str) -> Option<Round> {
-    let values = tuple(value);
-    let pairs = names.iter().zip(&values);
-    (names.len() == values.len())
-        .then(|| pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+fn round(names: &[&str], values: &[&str]) -> Option<Round> {
+    (names.len() == values.len()).then(|| {
+        names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    })
 }
 
 /// The components of a value in braces, or the value itself.
@@ -98,9 +102,8 @@ fn tuple(text: &str) -> Vec<&str> {
 fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
-        None => (false, text),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let digits = if negative { digits } else { digits.strip_prefix('+').unwrap_or(digits) };
     let (digits, radix) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
         // As in C.

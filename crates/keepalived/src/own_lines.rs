@@ -31,13 +31,18 @@ pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &m
             let inner = if around.is_empty() { block.words.first().map_or("?", String::as_str) } else { "?" };
             remove_misplaced(body, inner, faults);
         }
-        let is_misplaced = block.keyword() == KEYWORD && around != "virtual_server";
-        if is_misplaced {
-            let next = "it can stand directly in a `virtual_server` alone, and say syn-proxy, client-address or limit \
-                        set; other words belong into a rules file";
-            faults.error(&block.place, format!("`{}` is in the wrong place: {next}", block.text));
+        if block.keyword() != KEYWORD || around == "virtual_server" {
+            return true;
         }
-        !is_misplaced
+        faults.error(
+            &block.place,
+            format!(
+                "`{}` is in the wrong place: it can stand directly in a `virtual_server` alone, and say syn-proxy, \
+                 client-address or limit set; other words belong into a rules file",
+                block.text
+            ),
+        );
+        false
     });
 }
 

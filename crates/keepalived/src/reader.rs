@@ -122,12 +122,12 @@ impl Reader<'_> {
 
     fn file(&mut self, path: &Path, bytes: &[u8]) {
         let outside = std::mem::replace(&mut self.place, Place { file: path.into(), line: 0 });
-        for line in bytes.split(|byte| *byte == b'\n') {
+        let lines = bytes.split(|byte| *byte == b'\n');
+        for line in lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
             if self.is_stopped {
                 break;
             }
             self.place.line += 1;
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.contains(&0) {
                 self.warn("a NUL byte; the line is left out");
                 self.left_out();
@@ -205,8 +205,10 @@ impl Reader<'_> {
         }
         if line.starts_with(OWN_LINE) {
             // Passed to xvs unchanged, without parameters and blocks.
-            let kind = TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0));
-            return self.read.tokens.push(Token { place: self.place.clone(), kind });
+            return self.read.tokens.push(Token {
+                place: self.place.clone(),
+                kind: TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0)),
+            });
         }
         if let Some((name, value)) = definition(line) {
             return self.define(name.to_owned(), Vec::new(), value);
@@ -223,7 +225,7 @@ impl Reader<'_> {
     fn loop_line(&mut self, line: &str) {
         // Parameters in the head are replaced now; those in the repeated line are replaced in each round.
         let head = line.find(')').map_or(line, |end| &line[..=end]);
-        let text = match self.substitute_in(head, &ARGUMENT_ENDS) {
+        let text = match self.substitute(head, &ARGUMENT_ENDS) {
             Some(Substituted::Text(text)) => text + &line[head.len()..],
             Some(Substituted::Lines(..)) | None => line.to_owned(),
         };
@@ -242,7 +244,7 @@ impl Reader<'_> {
 
     /// Replaces the parameters in a line, repeatedly until none is left.
     fn expand(&mut self, line: &str) {
-        match self.substitute(line) {
+        match self.substitute(line, &BLANKS) {
             None => self.statement(line),
             Some(Substituted::Text(text)) => {
                 let (text, _) = uncommented(&text);
@@ -259,13 +261,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Replaces the parameters in a line once; `None` if the line has no known parameter.
-    fn substitute(&mut self, line: &str) -> Option<Substituted> {
-        self.substitute_in(line, &BLANKS)
-    }
-
-    /// Replaces the parameters in a text once. A name without braces ends before one of `ends`.
-    fn substitute_in(&mut self, line: &str, ends: &[char]) -> Option<Substituted> {
+    /// Replaces the parameters in a text once; `None` if the text has no known parameter. A name without braces ends
+    /// before one of `ends`.
+    fn substitute(&mut self, line: &str, ends: &[char]) -> Option<Substituted> {
         let mut text = String::new();
         let mut rest = line;
         let mut found = false;
@@ -291,9 +289,8 @@ impl Reader<'_> {
                             "the text after ${name}, a parameter of several lines, is left out"
                         ));
                     }
-                    let first = text + first;
                     return Some(Substituted::Lines(
-                        std::iter::once(first).chain(others.iter().cloned()).collect(),
+                        std::iter::once(text + first).chain(others.iter().cloned()).collect(),
                     ));
                 }
             }
@@ -308,9 +305,7 @@ impl Reader<'_> {
 
     /// The value of a built-in parameter.
     fn built_in(&mut self, name: &str) -> Option<String> {
-        let words = words(name);
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        Some(match words[..] {
+        Some(match words(name).iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["_PWD"] => directory(&self.place.file).display().to_string(),
             ["_INSTANCE"] => self.config_id.to_owned(),
             ["_HASH"] => "#".to_owned(),
@@ -327,8 +322,9 @@ impl Reader<'_> {
         if let Some(rules) = IncludeRules::of(keyword) {
             return self.include(rules, &words(rest).concat());
         }
-        let tokens = parts(line).into_iter().map(|kind| Token { place: self.place.clone(), kind });
-        self.read.tokens.extend(tokens);
+        self.read
+            .tokens
+            .extend(parts(line).into_iter().map(|kind| Token { place: self.place.clone(), kind }));
     }
 
     /// Includes the files that match a pattern, in the order of their names. The pattern is relative to the including
@@ -447,8 +443,10 @@ fn alternatives(pattern: &str) -> Vec<String> {
     }
     let before = &pattern[..open];
     let after = &pattern[cuts[cuts.len() - 1] + 1..];
-    let each = cuts.windows(2).map(|cut| &pattern[cut[0] + 1..cut[1]]);
-    each.flat_map(|each| alternatives(&format!("{before}{each}{after}"))).collect()
+    cuts.windows(2)
+        .map(|cut| &pattern[cut[0] + 1..cut[1]])
+        .flat_map(|alternative| alternatives(&format!("{before}{alternative}{after}")))
+        .collect()
 }
 
 /// The directory of a file without links in its path, as a process that changes into it sees it.
@@ -464,8 +462,7 @@ fn definition(line: &str) -> Option<(&str, &str)> {
 }
 
 fn is_name(name: &str) -> bool {
-    let first = name.chars().next();
-    first.is_some_and(|char| char.is_ascii_alphabetic() || char == '_')
+    name.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_')
         && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 

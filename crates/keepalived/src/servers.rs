@@ -79,8 +79,10 @@ impl<'a> Draft<'a> {
             "weight" => set(&mut self.weight, faults.number(block, 0..=i32::MAX as u32)),
             "lvs_method" => set(&mut self.method, faults.method(block)),
             "lb_kind" => {
-                let text = "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`";
-                faults.warn(&block.place, text);
+                faults.warn(
+                    &block.place,
+                    "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`",
+                );
                 set(&mut self.method, faults.method(block));
             }
             "uthreshold" => *upper = faults.number(block, 0..=u32::MAX).unwrap_or(*upper),
@@ -109,23 +111,29 @@ impl<'a> Draft<'a> {
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
         // In a firewall-mark service packets keep their port; the checks use the configured one.
         let probed = if endpoint.port == 0 { self.endpoint } else { endpoint };
-        let virtual_endpoints = head.entries.iter().filter_map(|entry| match *entry {
-            Entry::Address(addr, port) => Some(Endpoint { addr, port }),
-            Entry::Mark(..) => None,
-        });
         let context = CheckerContext {
             endpoint: SocketAddr::new(probed.addr, probed.port),
             method,
-            virtual_endpoints: virtual_endpoints.collect(),
+            virtual_endpoints: head
+                .entries
+                .iter()
+                .filter_map(|entry| match *entry {
+                    Entry::Address(addr, port) => Some(Endpoint { addr, port }),
+                    Entry::Mark(..) => None,
+                })
+                .collect(),
             timing: self.timing.or(settings.timing),
             service_interval: settings.timing.interval(),
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
             definitions,
         };
-        let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &context, faults));
         RealServer {
-            checks: checks.collect(),
+            checks: self
+                .checkers
+                .iter()
+                .flat_map(|checker| checkers::read(checker, &context, faults))
+                .collect(),
             place: self.block.place.clone(),
             endpoint,
             options: DestinationOptions {

@@ -55,21 +55,20 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         if known.insert(server.endpoint) {
             real_servers.push(server);
         } else {
-            let text = format!("{} is already a real server; the first definition is used", server.endpoint);
-            faults.warn(&server.place, text);
+            faults.warn(
+                &server.place,
+                format!("{} is already a real server; the first definition is used", server.endpoint),
+            );
         }
     }
     if real_servers.is_empty() {
-        let keys = services.into_iter().map(|(key, _)| key).collect();
         faults.warn_of(block, "it has no real server; the virtual server is left out");
-        faults.costs(keys);
+        faults.costs(services.into_iter().map(|(key, _)| key).collect());
         return None;
     }
     warn_of_refused_share(&services, &real_servers, block, faults);
     let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
-    let sorry = settings.sorry.take();
-    let sorry = sorry.map(|sorry| sorry.finish(settings.method, &head, &real_servers, faults));
     Some(VirtualServer {
         place: block.place.clone(),
         name: block.arguments().join(" "),
@@ -78,8 +77,10 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         limit,
         quorum,
         hysteresis,
-        sorry_server: sorry
-            .filter(|one| fits(&families, one.endpoint, one.options.method, &one.place, faults)),
+        sorry_server: settings
+            .sorry
+            .map(|sorry| sorry.finish(settings.method, &head, &real_servers, faults))
+            .filter(|sorry| fits(&families, sorry.endpoint, sorry.options.method, &sorry.place, faults)),
         quorum_up: settings.quorum_up,
         quorum_down: settings.quorum_down,
         smtp_alert: settings.smtp_alert,
@@ -102,11 +103,13 @@ fn warn_of_refused_share(
         && !Flags(flags.0).contains(Flags::FALLBACK)
         && real_servers.iter().any(is_inhibited)
     {
-        let text = format!(
-            "with `{scheduler}`, `inhibit_on_failure` and without `{scheduler}-fallback` the clients of a real server are \
-             refused while its checks fail; add `{scheduler}-fallback`"
+        faults.warn_of(
+            block,
+            format!(
+                "with `{scheduler}`, `inhibit_on_failure` and without `{scheduler}-fallback` the clients of a real \
+                 server are refused while its checks fail; add `{scheduler}-fallback`"
+            ),
         );
-        faults.warn_of(block, text);
     }
 }
 
@@ -157,15 +160,17 @@ fn keep_one_family(
     let Some(kept) = families.find(|family| bound.contains(family)) else { return };
     let left_out: Vec<_> = services.extract_if(.., |(key, _)| key.family() != kept).collect();
     if let [(first, _), others @ ..] = &left_out[..] {
-        let others = match others.len() {
+        let more = match others.len() {
             0 => String::new(),
             number => format!(" and {number} more"),
         };
-        let why = format!(
-            "real servers of the other family cannot serve {first}{others}, left out here; use method FULLNAT or TUN, \
-             or a group for each family"
+        faults.warn_of(
+            block,
+            format!(
+                "real servers of the other family cannot serve {first}{more}, left out here; use method FULLNAT or \
+                 TUN, or a group for each family"
+            ),
         );
-        faults.warn_of(block, why);
         faults.costs(left_out.iter().map(|(key, _)| *key).collect());
     }
 }
@@ -185,8 +190,14 @@ fn fits(
 ) -> bool {
     let fits = crosses_families(method) || families.iter().all(|one| *one == endpoint.family());
     if !fits {
-        let why = "is of another family than its virtual server, and its method is neither TUN nor FULLNAT; it is left out";
-        faults.warn(place, format!("{} {why}", endpoint.addr));
+        faults.warn(
+            place,
+            format!(
+                "{} is of another family than its virtual server, and its method is neither TUN nor FULLNAT; it is \
+                 left out",
+                endpoint.addr
+            ),
+        );
     }
     fits
 }

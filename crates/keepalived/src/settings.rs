@@ -65,14 +65,19 @@ impl Settings {
 
     /// Applies a statement.
     pub(super) fn apply(&mut self, block: &Block, faults: &mut Faults) {
-        // In a virtual server `alpha` has no value.
-        let alone = Block { words: vec![block.keyword().to_owned()], ..block.clone() };
-        let for_timing = if block.keyword() == "alpha" { &alone } else { block };
-        let known = self.timing.apply(for_timing, 1, faults)
-            || self.apply_scheduling(block, faults)
-            || self.apply_persistence(block, faults)
-            || self.apply_sorry_server(block, faults)
-            || self.apply_rest(block, faults);
+        let known = match block.keyword() {
+            // In a virtual server `alpha` has no value.
+            "alpha" => {
+                self.timing.apply(&Block { words: vec!["alpha".to_owned()], ..block.clone() }, 1, faults)
+            }
+            _ => {
+                self.timing.apply(block, 1, faults)
+                    || self.apply_scheduling(block, faults)
+                    || self.apply_persistence(block, faults)
+                    || self.apply_sorry_server(block, faults)
+                    || self.apply_rest(block, faults)
+            }
+        };
         faults.line(block, known);
     }
 
@@ -169,8 +174,7 @@ impl Settings {
                     faults.refuse(block, "0 is not a time; a service without persistence has no such line")
                 }
                 Some(_) => {
-                    let seconds = faults.number(block, 1..=PERSISTENCE_SECONDS_MAX);
-                    set(&mut self.persistence_seconds, seconds);
+                    set(&mut self.persistence_seconds, faults.number(block, 1..=PERSISTENCE_SECONDS_MAX));
                 }
             },
             "persistence_granularity" => {
@@ -233,39 +237,47 @@ impl Settings {
         }
         let scheduler = self.scheduler.as_deref().unwrap_or(DEFAULT_SCHEDULER);
         if self.slow_start_seconds.is_some() && xvs_sched::scheduler::full_share(scheduler).is_none() {
-            let text = format!("{scheduler} has no `slow_start`, because addresses decide; it is left out");
-            faults.warn_of(block, text);
+            faults.warn_of(
+                block,
+                format!("{scheduler} has no `slow_start`, because addresses decide; it is left out"),
+            );
             self.slow_start_seconds = None;
         }
         if self.scheduler.is_none() {
-            let text = format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text);
-            faults.warn(&block.place, text);
+            faults.warn(
+                &block.place,
+                format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text),
+            );
         }
     }
 
     /// The services, without duplicates. `mark_family` is the family of marks that have none.
     pub(super) fn services(&self, head: &Head, mark_family: Family) -> Vec<(ServiceKey, ServiceOptions)> {
         let protocol = self.protocol.unwrap_or(Protocol::UDP);
-        let keys = head.entries.iter().map(|entry| match *entry {
-            Entry::Address(addr, port) => {
-                ServiceKey::Address { protocol, endpoint: Endpoint::new(addr, port) }
-            }
-            Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
-        });
         let mut known = HashSet::new();
-        keys.filter(|key| known.insert(*key)).map(|key| (key, self.options(key.family()))).collect()
+        head.entries
+            .iter()
+            .map(|entry| match *entry {
+                Entry::Address(addr, port) => {
+                    ServiceKey::Address { protocol, endpoint: Endpoint::new(addr, port) }
+                }
+                Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
+            })
+            .filter(|key| known.insert(*key))
+            .map(|key| (key, self.options(key.family())))
+            .collect()
     }
 
     fn options(&self, family: Family) -> ServiceOptions {
-        let persistence = self.persistence_seconds;
-        let netmask =
-            self.granularity.filter(|mask| matches!(mask, Netmask::V4(_)) == (family == Family::V4));
         ServiceOptions {
             scheduler: self.scheduler.clone().unwrap_or_else(|| DEFAULT_SCHEDULER.to_owned()),
             flags: SchedulerFlags(self.flags),
-            persistence_timeout_seconds: persistence,
-            netmask: netmask.unwrap_or(Netmask::host(family)),
-            persistence_engine: self.engine.clone().filter(|_| persistence.is_some()),
+            persistence_timeout_seconds: self.persistence_seconds,
+            netmask: self
+                .granularity
+                .filter(|mask| matches!(mask, Netmask::V4(_)) == (family == Family::V4))
+                .unwrap_or(Netmask::host(family)),
+            persistence_engine: self.engine.clone().filter(|_| self.persistence_seconds.is_some()),
             one_packet: self.one_packet,
             slow_start_seconds: self.slow_start_seconds,
             ..ServiceOptions::of(family)
@@ -274,27 +286,33 @@ impl Settings {
 
     /// The quorum and the hysteresis, limited to the weights of these servers.
     pub(super) fn quorum(&self, servers: &[RealServer], block: &Block, faults: &mut Faults) -> (u32, u32) {
-        let weight: u64 = servers.iter().map(|server| u64::from(server.options.weight.0)).sum();
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let weight = servers.iter().map(|server| server.options.weight.0).fold(0, u32::saturating_add);
         let mut quorum = self.quorum.unwrap_or(1);
         if quorum > weight {
-            let text = format!("a quorum of {quorum} is above the sum of weights; it is lowered to {weight}");
-            faults.warn_of(block, text);
+            faults.warn_of(
+                block,
+                format!("a quorum of {quorum} is above the sum of weights; it is lowered to {weight}"),
+            );
             quorum = weight;
         }
         let hysteresis = self.hysteresis.min(quorum.saturating_sub(1));
         if hysteresis < self.hysteresis {
-            let given = self.hysteresis;
-            let text =
-                format!("a hysteresis of {given} is not below the quorum; it is lowered to {hysteresis}");
-            faults.warn_of(block, text);
+            faults.warn_of(
+                block,
+                format!(
+                    "a hysteresis of {} is not below the quorum; it is lowered to {hysteresis}",
+                    self.hysteresis
+                ),
+            );
         }
         if quorum.saturating_add(hysteresis) > weight {
-            let text = format!(
-                "quorum {quorum} and hysteresis {hysteresis} are above the sum of weights, {weight}: the quorum can \
-                 never be gained"
+            faults.warn_of(
+                block,
+                format!(
+                    "quorum {quorum} and hysteresis {hysteresis} are above the sum of weights, {weight}: the quorum \
+                     can never be gained"
+                ),
             );
-            faults.warn_of(block, text);
         }
         (quorum, hysteresis)
     }

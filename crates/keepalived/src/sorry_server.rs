@@ -42,8 +42,7 @@ impl SorryDraft {
         // A sorry server that is also a real server has the real server's `inhibit_on_failure`.
         let same = servers.iter().find(|server| server.endpoint == endpoint);
         if same.is_some_and(|server| server.inhibit_on_failure != self.inhibit) {
-            let why = "it is a real server too, and is inhibited if that one is";
-            faults.warn_of(&self.block, why);
+            faults.warn_of(&self.block, "it is a real server too, and is inhibited if that one is");
         }
         SorryServer {
             place: self.block.place,

@@ -71,17 +71,15 @@ impl TimingOptions {
             }
         };
         // The content of a file or the reply of an agent applies at once, and only that takes a server down.
-        let is_said = matches!(probe, Probe::File(..) | Probe::Agent(..));
-        let retry = if is_said { 0 } else { self.retry.unwrap_or(retry) };
-        let rise = if is_said { 1 } else { self.rise.unwrap_or(1) };
+        let applies_at_once = matches!(probe, Probe::File(..) | Probe::Agent(..));
         Timing {
             interval,
             retry_interval: self.retry_interval.unwrap_or(retry_interval),
             timeout: self.timeout.unwrap_or(TIMEOUT),
-            fall: retry.saturating_add(1),
-            rise,
+            fall: if applies_at_once { 1 } else { self.retry.unwrap_or(retry).saturating_add(1) },
+            rise: if applies_at_once { 1 } else { self.rise.unwrap_or(1) },
             warmup: self.warmup.unwrap_or(interval),
-            begins_down: self.begins_down.unwrap_or(false) && !is_said,
+            begins_down: self.begins_down.unwrap_or(false) && !applies_at_once,
         }
     }
 }

@@ -42,16 +42,15 @@ pub(super) fn outside(block: &Block, faults: &mut Faults) {
 pub(super) fn in_global_defs(block: &Block, runs_vrrp: bool, faults: &mut Faults) {
     let keyword = block.keyword();
     let why = match keyword {
-        "lvs_sync_daemon" => {
-            let own = ["id", "maxlen", "port", "ttl", "group"];
-            match block.arguments().get(1) {
-                Some(word) if !own.contains(&word.as_str()) => {
-                    "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it, and put the lines \
-                     `--start-daemon` into the rules file of xvs"
-                }
-                _ => "start the daemons of xvs by `xvsadm --start-daemon`",
+        "lvs_sync_daemon" => match block.arguments().get(1).map(String::as_str) {
+            None | Some("id" | "maxlen" | "port" | "ttl" | "group") => {
+                "start the daemons of xvs by `xvsadm --start-daemon`"
             }
-        }
+            Some(_) => {
+                "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it, and put the lines \
+                 `--start-daemon` into the rules file of xvs"
+            }
+        },
         "startup_script" | "shutdown_script" if !runs_vrrp => {
             "xvsd does not run it; run it by ExecStartPre= and ExecStopPost= of xvsd's unit"
         }

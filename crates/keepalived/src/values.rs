@@ -15,6 +15,7 @@ use xvs_model::health_checks::fault::{Fault, LeftOut, Place, Severity};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::blocks::Block;
+use crate::lexer::shell_words;
 
 /// The forwarding method to a server, with its tunnel type.
 pub type Method = (ForwardingMethod, Tunnel);
@@ -70,8 +71,14 @@ impl Faults {
         match (known, &block.body) {
             (false, _) => self.unknown(block),
             (true, Some(_)) => {
-                let why = "starts no block; put each keyword on a line of its own";
-                self.error(&block.place, format!("`{}`: `{}` {why}", block.text, block.keyword()));
+                self.error(
+                    &block.place,
+                    format!(
+                        "`{}`: `{}` starts no block; put each keyword on a line of its own",
+                        block.text,
+                        block.keyword()
+                    ),
+                );
             }
             (true, None) => {}
         }
@@ -101,8 +108,10 @@ impl Faults {
             && !more.is_empty()
             && block.body.is_none()
         {
-            let why = "is left out; put each keyword on a line of its own";
-            self.warn_of(block, format!("`{}` {why}", more.join(" ")));
+            self.warn_of(
+                block,
+                format!("`{}` is left out; put each keyword on a line of its own", more.join(" ")),
+            );
         }
         value
     }
@@ -199,7 +208,7 @@ impl Faults {
         self.argument(block)?;
         let words = block.shell_arguments();
         let text = words.first().cloned().unwrap_or_default();
-        let argv = crate::lexer::shell_words(&text);
+        let argv = shell_words(&text);
         if argv.is_empty() {
             self.refuse(block, "no command");
             return None;
