@@ -102,8 +102,7 @@ impl AgentWeight {
     pub(crate) fn of(self, weight: Weight) -> Weight {
         let percent = if self.mode == AgentMode::Ready { u64::from(self.granted_percent()) } else { 0 };
         let hundredfold = u64::from(weight.0) * percent;
-        let most = u64::from(Weight::MAX.0);
-        let share = ((hundredfold + 50) / 100).clamp(u64::from(hundredfold > 0), most);
+        let share = ((hundredfold + 50) / 100).clamp(u64::from(hundredfold > 0), Weight::MAX.0.into());
         Weight(u32::try_from(share).unwrap_or(Weight::MAX.0))
     }
 }

@@ -44,8 +44,11 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 }
 
 fn runtime_with(keep_alive: Duration) -> io::Result<Runtime> {
-    let mut builder = Builder::new_current_thread();
-    let runtime = builder.enable_all().thread_name("xvs-blocking").thread_keep_alive(keep_alive).build()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .thread_name("xvs-blocking")
+        .thread_keep_alive(keep_alive)
+        .build()?;
     // If no thread can be started, this is an error, and the first call would be a panic.
     drop(thread::Builder::new().spawn(|| ())?.join());
     drop(runtime.handle().spawn_blocking(|| ()));

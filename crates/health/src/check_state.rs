@@ -110,8 +110,7 @@ impl CheckStateMachine {
             }
             ProbeResult::NotRun(_) | ProbeResult::Inconclusive(_) => self.timing.interval,
         };
-        let must_report = self.result != before || is_first_failure;
-        Change { must_report, result: self.result, delay }
+        Change { must_report: self.result != before || is_first_failure, result: self.result, delay }
     }
 
     /// The result of the check now.

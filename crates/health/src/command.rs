@@ -162,14 +162,13 @@ fn not_in_time() -> Outcome {
 
 /// The commands in a configuration that cannot be run now, as faults. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    for script in scripts(configuration) {
-        if let Some(why) = Program::new(script, &configuration.globals, RunLock::default()).obstacle() {
+    scripts(configuration)
+        .filter_map(|script| {
+            let why = Program::new(script, &configuration.globals, RunLock::default()).obstacle()?;
             let text = format!("`{}` cannot be run: {why}", script.text);
-            faults.push(Fault { place: script.place.clone(), severity: Severity::Warning, text });
-        }
-    }
-    faults
+            Some(Fault { place: script.place.clone(), severity: Severity::Warning, text })
+        })
+        .collect()
 }
 
 /// The commands in a configuration, without those that read FIFOs.

@@ -123,12 +123,12 @@ impl Handle {
 
     /// The services of the virtual servers.
     pub fn services(&self) -> Vec<ServiceKey> {
-        let results = self.results.lock();
-        results
+        self.results
+            .lock()
             .virtual_servers
             .iter()
-            .map(|one| one.state.virtual_server())
-            .flat_map(|one| one.services.iter().map(|(key, _)| *key).collect::<Vec<_>>())
+            .flat_map(|one| &one.state.virtual_server().services)
+            .map(|(key, _)| *key)
             .collect()
     }
 

@@ -56,8 +56,9 @@ impl Fifo {
     pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, FifoError> {
         let path = fifo.path.clone();
         let is_new = create(&path).map_err(|error| FifoError::Io { path: path.clone(), error })?;
-        let opened = open_pipe(&path).and_then(|pipe| Ok((pipe.metadata()?, pipe)));
-        let (metadata, pipe) = opened.map_err(|error| FifoError::Io { path: path.clone(), error })?;
+        let (metadata, pipe) = open_pipe(&path)
+            .and_then(|pipe| Ok((pipe.metadata()?, pipe)))
+            .map_err(|error| FifoError::Io { path: path.clone(), error })?;
         if !metadata.file_type().is_fifo() {
             return Err(FifoError::OtherFile(path));
         }

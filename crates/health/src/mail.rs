@@ -193,9 +193,10 @@ async fn deliver_all(post: Post, pace: Pace, queue: Arc<Queue>) {
 /// One mail for all that wait.
 fn summary(router_id: &str, letters: &VecDeque<Letter>) -> Letter {
     let Some(first) = letters.front().filter(|_| letters.len() > 1) else { return letters[0].clone() };
-    let line =
-        |letter: &Letter| format!("{}  {}\n", humantime::format_rfc3339_seconds(letter.at), letter.subject);
-    let lines: String = letters.iter().map(line).collect();
+    let lines: String = letters
+        .iter()
+        .map(|letter| format!("{}  {}\n", humantime::format_rfc3339_seconds(letter.at), letter.subject))
+        .collect();
     Letter {
         at: first.at,
         subject: format!("[{router_id}] {} changes", letters.len()),
@@ -225,15 +226,19 @@ impl Post {
             text.parse::<Mailbox>()
                 .map_err(|error| format!("mail address `{text}`: {error}; correct it in the keepalived.conf"))
         };
-        let refused = |why: &String| tracing::error!("no mails to this recipient: {why}");
-        let usable: Vec<_> =
-            recipients.iter().map(mailbox).filter_map(|read| read.inspect_err(refused).ok()).collect();
+        let usable: Vec<_> = recipients
+            .iter()
+            .map(mailbox)
+            .filter_map(|read| {
+                read.inspect_err(|why| tracing::error!("no mails to this recipient: {why}")).ok()
+            })
+            .collect();
         if usable.is_empty() {
             return Err("no recipient can be used; correct `notification_email`".to_owned());
         }
         // Any server can offer TLS to a client that would also send in clear, so certificates are not examined.
-        let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
-        let tls = tls
+        let tls = TlsParameters::builder(host.clone())
+            .certificate_store(CertificateStore::None)
             .dangerous_accept_invalid_certs(true)
             .dangerous_accept_invalid_hostnames(true)
             .build()
@@ -255,6 +260,7 @@ impl Post {
     /// it for recipients who are refused permanently, and for the others after a day.
     async fn deliver(&self, letter: &Letter, pace: Pace) {
         let Letter { subject, .. } = letter;
+        let server = &self.server;
         let message = match self.message(letter) {
             Ok(message) => message,
             Err(error) => return tracing::error!("mail «{subject}» is dropped: {error}"),
@@ -269,7 +275,6 @@ impl Post {
                 match self.attempt(recipient, &message, pace).await {
                     Ok(()) => {}
                     Err(Failure::ForGood(why)) => {
-                        let server = &self.server;
                         tracing::error!(
                             "mail «{subject}» to {recipient} is dropped: {server} refuses it: {why}"
                         );
@@ -277,7 +282,6 @@ impl Post {
                     Err(Failure::ForNow(why)) => {
                         // A reason is logged once, however often the delivery is tried.
                         if why != reason {
-                            let server = &self.server;
                             tracing::warn!("mail «{subject}» waits for {server}: {why}; it is tried again");
                             reason = why;
                         }
@@ -289,7 +293,7 @@ impl Post {
                 return;
             }
             if Instant::now() >= end {
-                return tracing::error!("mail «{subject}» is dropped: {}: {reason}", self.server);
+                return tracing::error!("mail «{subject}» is dropped: {server}: {reason}");
             }
             missing = later;
             sleep(pause).await;
@@ -298,28 +302,32 @@ impl Post {
     }
 
     fn message(&self, Letter { at, subject, text }: &Letter) -> Result<Vec<u8>, lettre::error::Error> {
-        let message = self
+        Ok(self
             .recipients
             .iter()
             .fold(Message::builder(), |builder, to| builder.to(to.clone()))
             .from(self.from.clone())
             .date(*at)
             .message_id(None)
-            .subject(subject.clone());
-        Ok(message.header(ContentType::TEXT_PLAIN).body(text.clone())?.formatted())
+            .subject(subject.clone())
+            .header(ContentType::TEXT_PLAIN)
+            .body(text.clone())?
+            .formatted())
     }
 
     async fn attempt(&self, recipient: &Mailbox, message: &[u8], pace: Pace) -> Result<(), Failure> {
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()])
             .map_err(|error| Failure::ForGood(error.to_string().into()))?;
-        let sent = timeout(pace.attempt, self.send(&envelope, message)).await;
-        sent.unwrap_or_else(|_| Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())))
+        timeout(pace.attempt, self.send(&envelope, message))
+            .await
+            .unwrap_or_else(|_| Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())))
     }
 
     /// Sends a mail over a separate connection, with TLS if the server offers it.
     async fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Failure> {
-        let stream = MailStream::connect(&self.host, self.port, self.patience).await;
-        let stream = stream.map_err(|error| Failure::ForNow(format!("no connection: {error}").into()))?;
+        let stream = MailStream::connect(&self.host, self.port, self.patience)
+            .await
+            .map_err(|error| Failure::ForNow(format!("no connection: {error}").into()))?;
         let mut connection =
             AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.own_name).await?;
         if connection.can_starttls() {

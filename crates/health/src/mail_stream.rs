@@ -50,10 +50,11 @@ impl AsyncRead for MailStream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let came = buffer.filled().len() - before;
-        let left = self.left.checked_sub(came);
-        self.left =
-            left.ok_or_else(|| io::Error::other(format!("it sends more than {RECEIVED_MAX} bytes")))?;
+        let received = buffer.filled().len() - before;
+        self.left = self
+            .left
+            .checked_sub(received)
+            .ok_or_else(|| io::Error::other(format!("it sends more than {RECEIVED_MAX} bytes")))?;
         Poll::Ready(Ok(()))
     }
 }

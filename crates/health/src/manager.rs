@@ -151,12 +151,12 @@ impl<E: Environment> Manager<E> {
 
     /// The view with which a later process begins.
     fn view(&self) -> View {
-        let results = self.results.lock();
-        let views = results.virtual_servers.iter().map(|one| {
-            let view = one.state.view(|server, check| one.servers[server].checks[check].record.view());
-            (one.state.virtual_server().identity(), view)
-        });
-        View { virtual_servers: views.collect() }
+        let mut virtual_servers = BTreeMap::new();
+        for VirtualServerResults { state, servers, .. } in &self.results.lock().virtual_servers {
+            let view = state.view(|server, check| servers[server].checks[check].record.view());
+            virtual_servers.insert(state.virtual_server().identity(), view);
+        }
+        View { virtual_servers }
     }
 
     /// Keeps a view for a later process.
@@ -222,12 +222,13 @@ impl<E: Environment> Manager<E> {
         let runner = self.runner.clone();
         let scope = self.scope;
         let vip_probes = self.vip_probes;
-        let sent = spawn_blocking(move || {
+        let (prepared, done) = spawn_blocking(move || {
             let environment = &runner.environment;
             let prepared = vip_probes.map_or(Ok(()), |expected| environment.expect_vip_probes(expected));
             (prepared, environment.reconcile(wanted, scope))
-        });
-        let (prepared, done) = sent.await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        })
+        .await
+        .unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
         if prepared.is_ok() {
             self.vip_probes = None;
         }
@@ -273,8 +274,7 @@ impl<E: Environment> Manager<E> {
             0 => {}
             more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
         }
-        let changed = self.change_settings(&configuration).await;
-        let changed = changed.map(|timeouts| self.timeouts = timeouts);
+        let changed = self.change_settings(&configuration).await.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
             Some(notifier) => notifier.reload(&configuration.globals).await,
             none => *none = Some(Notifier::start(&configuration.globals).await),
@@ -285,8 +285,7 @@ impl<E: Environment> Manager<E> {
             number => format!("; {number} faults, see `xvs health`"),
         };
         let (summary, notices) = self.replace_configuration(configuration, checks);
-        let sent = self.send_pending().await;
-        let done = changed.and(sent);
+        let done = changed.and(self.send_pending().await);
         self.files.forget_unwatched();
         self.notify(notices.into_iter().map(|notice| (None, notice)));
         let Reconciled { changed, refused } = done?;
@@ -310,12 +309,12 @@ impl<E: Environment> Manager<E> {
         let configured = configuration.timeouts;
         let timeouts = self.timeouts;
         let runner = self.runner.clone();
-        let change = spawn_blocking(move || {
+        let (prepared, changed) = spawn_blocking(move || {
             let prepared = runner.environment.expect_vip_probes(through_vip);
             (prepared, set_timeouts(&runner.environment, flush, configured, timeouts))
-        });
-        let (prepared, changed) =
-            change.await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        })
+        .await
+        .unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
         self.vip_probes = prepared.is_err().then_some(through_vip);
         changed
     }
@@ -347,8 +346,8 @@ impl<E: Environment> Manager<E> {
         for (index, (virtual_server, prepared)) in new.virtual_servers.into_iter().zip(prepared).enumerate() {
             let old = before.remove(&virtual_server.identity()).map(|(_, old)| old);
             summary.virtual_servers.count(old.is_some());
-            let virtual_server = Arc::new(virtual_server);
-            let new = NewVirtualServer { index, virtual_server, prepared, globals: globals.clone() };
+            let globals = globals.clone();
+            let new = NewVirtualServer { index, virtual_server: virtual_server.into(), prepared, globals };
             let (virtual_server, notices) = self.virtual_server(&new, old, &mut summary.checks);
             results.virtual_servers.push(virtual_server);
             later_notices.extend(notices);

@@ -113,9 +113,8 @@ impl Notifier {
     /// Waits for the scripts, at most until the deadline. Then ends the scripts that are still running, and closes the
     /// FIFOs.
     pub(super) async fn finish(mut self, deadline: Instant) {
-        let finished =
-            timeout_at(deadline, async { while self.workers.join_next().await.is_some() {} }).await;
-        if finished.is_err() {
+        let finished = async { while self.workers.join_next().await.is_some() {} };
+        if timeout_at(deadline, finished).await.is_err() {
             tracing::error!("scripts that still run or wait are ended");
             self.workers.shutdown().await;
         }
@@ -160,8 +159,10 @@ async fn run_queue(queue: Arc<Queue>, running: Arc<Semaphore>) {
 /// Opens the FIFOs of a configuration. Looks up users and files, which may block.
 async fn open_fifos(globals: Globals) -> Vec<Fifo> {
     let opening = run_blocking(move || {
-        let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
-        fifos
+        globals
+            .notify_fifo
+            .iter()
+            .chain(&globals.lvs_notify_fifo)
             .filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok())
             .collect()
     });

@@ -103,10 +103,15 @@ impl Prepared {
         configuration.faults.extend(faults);
         let (state, refused) = initial_state(&configuration);
         for virtual_server in &configuration.virtual_servers {
-            let mut services = virtual_server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
-            services.retain(|key| state.service(key).is_none());
-            let fault = refused.iter().find(|fault| fault.place == virtual_server.place);
-            if let Some(fault) = fault.filter(|_| !services.is_empty()) {
+            let services: Vec<_> = virtual_server
+                .services
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| state.service(key).is_none())
+                .collect();
+            if let Some(fault) = refused.iter().find(|fault| fault.place == virtual_server.place)
+                && !services.is_empty()
+            {
                 configuration.left_out.push(LeftOut { fault: fault.clone(), services });
             }
         }

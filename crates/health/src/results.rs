@@ -78,8 +78,9 @@ impl VirtualServerResults {
     ) -> bool {
         let before: Vec<_> = changes.iter().map(|(check, _)| self.server_state(check.server_index)).collect();
         let results = changes.iter().map(|(check, result)| (check.server_index, check.check_index, *result));
-        let new = self.state.apply(results);
-        notices.extend(new.into_iter().map(|notice| (self.reason(&notice), notice)));
+        for notice in self.state.apply(results) {
+            notices.push((self.reason(&notice), notice));
+        }
         changes.iter().zip(before).fold(false, |changed, ((check, _), before)| {
             self.note(check.server_index, before, at_millis) || changed
         })
@@ -108,8 +109,11 @@ impl VirtualServerResults {
     /// The reason why a real server is down: its first check that is down, and that check's last error.
     fn reason(&self, notice: &Notice) -> Option<String> {
         let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
-        let mut rows = server.checks.iter().map(|running| running.record.row());
-        let failed = rows.find(|row| row.state == CheckState::Down)?;
+        let failed = server
+            .checks
+            .iter()
+            .map(|running| running.record.row())
+            .find(|row| row.state == CheckState::Down)?;
         Some(format!("{}: {}", failed.probe, failed.last_error?.what))
     }
 }
@@ -124,7 +128,7 @@ impl SharedResults {
     pub(super) fn report(&self) -> HealthReport {
         let results = self.lock();
         let virtual_servers = results.virtual_servers.clone();
-        let report = HealthReport {
+        let mut report = HealthReport {
             file: results.file.display().to_string(),
             read_at_millis: results.read_at_millis,
             refused: results.refused.clone(),
@@ -136,10 +140,8 @@ impl SharedResults {
             virtual_servers: Vec::new(),
         };
         drop(results);
-        HealthReport {
-            virtual_servers: virtual_servers.iter().map(VirtualServerResults::report).collect(),
-            ..report
-        }
+        report.virtual_servers = virtual_servers.iter().map(VirtualServerResults::report).collect();
+        report
     }
 }
 

@@ -97,13 +97,9 @@ impl<E: Environment> Runner<E> {
             self.view_changed.notify_one();
         }
         match (could_run, record.row().cannot_run()) {
-            (true, Some(why)) => {
-                let server = record.check().title();
-                tracing::warn!("{server} {why}");
-            }
+            (true, Some(why)) => tracing::warn!("{} {why}", record.check().title()),
             (false, None) => {
-                let (server, probe) = (record.check().title(), record.row().probe);
-                tracing::info!("{server}: the check {probe} can run again");
+                tracing::info!("{}: the check {} can run again", record.check().title(), record.row().probe);
             }
             _ => {}
         }
@@ -181,8 +177,7 @@ impl CheckRecord {
         // does an agent, because its server takes its whole weight until then.
         let is_agent = matches!(check.config().probe, Probe::Agent(..));
         let skips_warmup = is_agent || !machine.result().is_up && !timing.begins_down;
-        let random = if skips_warmup { 0.0 } else { fastrand::f64() };
-        let due = Instant::now() + first_delay(timing, random);
+        let due = Instant::now() + first_delay(timing, if skips_warmup { 0.0 } else { fastrand::f64() });
         let row = CheckHealth {
             probe: check.config().probe.to_string(),
             state: machine.state(),
@@ -271,8 +266,7 @@ impl CheckRecord {
     fn apply(&self, result: ProbeResult, began: Option<Instant>) -> bool {
         let now = Instant::now();
         let at_millis = millis_since_1970(SystemTime::now());
-        let mut data = self.data();
-        let data = &mut *data;
+        let data = &mut *self.data();
         let was_up = data.machine.result().is_up;
         let change = data.machine.apply(&result);
         let row = &mut data.row;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use xvs_model::health_checks::check::{Probe, Target};
 use xvs_model::health_checks::fault::{Fault, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
+use xvs_proto::Endpoint;
 
 use crate::probes::socket::local_fault;
 
@@ -16,8 +17,7 @@ pub fn examine_sources(configuration: &mut Configuration) {
     let servers = configuration.virtual_servers.iter().flat_map(|server| &server.real_servers);
     let mut found = Vec::new();
     for check in servers.flat_map(|server| &server.checks) {
-        let target = bound_target(&check.probe);
-        if let Some(why) = target.as_ref().and_then(local_fault) {
+        if let Some(why) = bound_target(&check.probe).and_then(local_fault) {
             let text = format!("the check {} cannot run here now: {why}", check.probe);
             found.push(Fault { place: check.place.clone(), severity: Severity::Warning, text });
         }
@@ -37,8 +37,8 @@ fn bound_target(probe: &Probe) -> Option<Target> {
         | Probe::Ping(target)
         | Probe::Agent(target, _) => target.clone(),
         Probe::ThroughVip(through) => {
-            let endpoint = through.endpoints.first()?;
-            let endpoint = SocketAddr::new(endpoint.addr, endpoint.port);
+            let Endpoint { addr, port } = *through.endpoints.first()?;
+            let endpoint = SocketAddr::new(addr, port);
             Target { endpoint, source: through.source, source_port: None, interface: None, mark: 0 }
         }
         Probe::Script(..) | Probe::File(_) => return None,

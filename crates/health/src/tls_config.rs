@@ -97,8 +97,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore, Refusal<'_>> {
             roots.add(certificate).map_err(|error| (Some(ca), error.into()))?;
         }
     } else {
-        let found = rustls_native_certs::load_native_certs().certs;
-        roots.add_parsable_certificates(found);
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if roots.is_empty() {
         let why = "`tls_verify` finds no certificate authorities; name a file with `SSL { ca FILE }`";
@@ -112,11 +111,11 @@ fn private_key<'a>(
     password: Option<&Setting>,
 ) -> Result<PrivateKeyDer<'static>, Refusal<'a>> {
     let text = contents(key)?;
-    let secret = match encrypted(&text) {
+    match encrypted(&text) {
         Some(section) => decrypted(section, password),
         None => PrivateKeyDer::from_pem_slice(&text).map_err(Into::into),
-    };
-    secret.map_err(|why| (Some(key), why))
+    }
+    .map_err(|why| (Some(key), why))
 }
 
 fn decrypted(
@@ -125,8 +124,9 @@ fn decrypted(
 ) -> Result<PrivateKeyDer<'static>, Box<dyn error::Error>> {
     let password = password.ok_or("it is encrypted, and there is no `password`")?;
     let (_, document) = SecretDocument::from_pem(section).map_err(|error| error.to_string())?;
-    let info = EncryptedPrivateKeyInfo::try_from(document.as_bytes());
-    let plain = info.and_then(|info| info.decrypt(&password.value)).map_err(|error| error.to_string())?;
+    let plain = EncryptedPrivateKeyInfo::try_from(document.as_bytes())
+        .and_then(|info| info.decrypt(&password.value))
+        .map_err(|error| error.to_string())?;
     Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
 }
 
@@ -140,8 +140,7 @@ fn encrypted(text: &[u8]) -> Option<&str> {
 
 /// The certificates in the file of a statement; at least one.
 fn certificates(file: &Setting) -> Result<Vec<CertificateDer<'static>>, Refusal<'_>> {
-    let read = CertificateDer::pem_slice_iter(&contents(file)?).collect::<Result<Vec<_>, _>>();
-    match read {
+    match CertificateDer::pem_slice_iter(&contents(file)?).collect::<Result<Vec<_>, _>>() {
         Ok(found) if found.is_empty() => Err((Some(file), "there is no certificate in it".into())),
         read => read.map_err(|error| (Some(file), error.into())),
     }

@@ -21,9 +21,9 @@ pub(crate) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> Prob
     let Some(query) = query(id, dns) else {
         return ProbeResult::NotRun(format!("{} {}. cannot be queried", dns.kind, dns.name));
     };
-    let sent =
-        socket::open(target, Type::DGRAM, None).and_then(|socket| socket::send(&query, socket, target, peer));
-    let socket = match sent {
+    let socket = match socket::open(target, Type::DGRAM, None)
+        .and_then(|socket| socket::send(&query, socket, target, peer))
+    {
         Ok(socket) => socket,
         Err(result) => return result,
     };

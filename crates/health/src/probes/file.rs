@@ -35,7 +35,7 @@ impl Files {
         let sender = self.0.get(&file.path).and_then(Weak::upgrade).unwrap_or_else(|| {
             let sender = Arc::new(watch::Sender::new(None));
             self.0.insert(file.path.clone(), Arc::downgrade(&sender));
-            tokio::spawn(poll_file(file.path.clone(), file.init, Arc::downgrade(&sender)));
+            tokio::spawn(poll_file(Arc::new(file.path.clone()), file.init, Arc::downgrade(&sender)));
             sender
         });
         let mut seen = sender.subscribe();
@@ -93,8 +93,7 @@ fn result(weight: FileWeight, number: i64, path: &Path) -> ProbeResult {
 }
 
 /// Reads a file every second until no check watches it.
-async fn poll_file(path: PathBuf, init: Option<Init>, sender: Weak<watch::Sender<Option<Seen>>>) {
-    let path = Arc::new(path);
+async fn poll_file(path: Arc<PathBuf>, init: Option<Init>, sender: Weak<watch::Sender<Option<Seen>>>) {
     if let Some(init) = init {
         let path = Arc::clone(&path);
         let _ = run_blocking(move || write_initial(&path, init)).await;
@@ -102,13 +101,15 @@ async fn poll_file(path: PathBuf, init: Option<Init>, sender: Weak<watch::Sender
     let mut was_empty = true;
     loop {
         let shared = Arc::clone(&path);
-        let number = run_blocking(move || read_number(&shared)).await;
+        let number = run_blocking(move || read_number(&shared))
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
         let Some(sender) = sender.upgrade() else { return };
-        let number = number.unwrap_or_else(|error| Err(io::Error::other(error)));
         let is_empty = matches!(number, Ok(None));
         if !is_empty || was_empty || sender.borrow().is_none() {
-            let seen = number.map(Option::unwrap_or_default);
-            let seen = Some(seen.map_err(|error| format!("{}: {error}", path.display())));
+            let seen = Some(
+                number.map(Option::unwrap_or_default).map_err(|error| format!("{}: {error}", path.display())),
+            );
             sender.send_if_modified(|last| {
                 let has_changed = *last != seen;
                 *last = seen;

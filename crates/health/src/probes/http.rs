@@ -52,10 +52,10 @@ pub(crate) async fn probe(
     deadline: Instant,
 ) -> ProbeResult {
     let object = Object { url: &http.urls[at], prepared: &prepared.urls[at] };
-    match exchange(target, http, prepared.tls.as_ref(), object, &Bounds::of(deadline)).await {
-        Ok(()) => ProbeResult::Passed(0),
-        Err(answer) => answer,
-    }
+    exchange(target, http, prepared.tls.as_ref(), object, &Bounds::of(deadline))
+        .await
+        .err()
+        .unwrap_or(ProbeResult::Passed(0))
 }
 
 /// A URL: its configuration, and its prepared data.
@@ -75,12 +75,12 @@ async fn exchange(
     let request = request(target, http, object)
         .map_err(|error| ProbeResult::NotRun(format!("the request: {error}")))?;
     let stream = socket::connect(target, bounds.deadline).await?;
-    let checked = match tls {
+    match tls {
         // Boxed, because it takes several times the memory of one without TLS.
         Some(tls) => Box::pin(exchange_over_tls(tls, stream, request, object, bounds)).await,
         None => exchange_over(stream, request, object, bounds).await,
-    };
-    checked.map_err(|failure| match failure {
+    }
+    .map_err(|failure| match failure {
         HttpFailure::Panicked(_) | HttpFailure::NoThread(_) => ProbeResult::NotRun(failure.to_string()),
         failure => ProbeResult::Failed(failure.to_string()),
     })
@@ -92,9 +92,9 @@ fn request(
     http: &Http,
     object: Object<'_>,
 ) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
-    let version = if http.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut request = Request::get(object.prepared.request_target.clone()).version(version);
-    request = request.header(USER_AGENT, "KeepAliveClient");
+    let mut request = Request::get(object.prepared.request_target.clone())
+        .version(if http.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 })
+        .header(USER_AGENT, "KeepAliveClient");
     if http.closes {
         request = request.header(CONNECTION, "close");
     }
@@ -138,8 +138,9 @@ async fn exchange_over_tls(
     object: Object<'_>,
     bounds: &Bounds,
 ) -> Result<(), HttpFailure> {
-    let handshake = tls::handshake(tls, object.prepared, stream);
-    let stream = bounds.within("connected, but no TLS handshake", pin!(handshake)).await?;
+    let stream = bounds
+        .within("connected, but no TLS handshake", pin!(tls::handshake(tls, object.prepared, stream)))
+        .await?;
     exchange_over(stream, request, object, bounds).await
 }
 
@@ -156,12 +157,12 @@ where
     let mut builder = http1::Builder::new();
     // keepalived reads no header but the length.
     builder.title_case_headers(true).ignore_invalid_headers_in_responses(true).max_buf_size(HEAD_MAX_BYTES);
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(HttpFailure::Connection)?;
+    let (mut sender, connection) =
+        builder.handshake(TokioIo::new(stream)).await.map_err(HttpFailure::Connection)?;
     let mut connection = pin!(connection);
     let checking = async {
-        let answer = async { sender.send_request(request).await.map_err(HttpFailure::NoResponse) };
-        let answer = bounds.within("connected, but no response", pin!(answer)).await?;
+        let sent = async { sender.send_request(request).await.map_err(HttpFailure::NoResponse) };
+        let answer = bounds.within("connected, but no response", pin!(sent)).await?;
         check_response(answer, object, bounds).await
     };
     // The sender of the request gets the errors of the connection.
@@ -187,8 +188,7 @@ async fn check_response(
     if !wanted.iter().any(|codes| codes.contains(&status)) {
         return Err(HttpFailure::Status { status, wanted: wanted.to_vec() });
     }
-    let received = pin!(receive(response, url));
-    let (seen, kept) = bounds.within("the response did not end", received).await?;
+    let (seen, kept) = bounds.within("the response did not end", pin!(receive(response, url))).await?;
     if let Some(wanted) = url.digest.filter(|wanted| *wanted != seen) {
         return Err(HttpFailure::Digest { seen, wanted });
     }

@@ -25,13 +25,12 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     // Identifier and sequence number; random, because other programs send echoes, too.
     let number: [u8; 4] = fastrand::u32(..).to_be_bytes();
     let family = Family::of(&target);
-    let sent = socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
+    let socket = match socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
         socket
             .attach_filter(&family.filter(number))
             .map_err(|error| ProbeResult::NotRun(format!("no socket with a filter: {error}")))?;
         socket::send(&family.echo(number), socket, &target, peer)
-    });
-    let socket = match sent {
+    }) {
         Ok(socket) => socket,
         Err(result) => return result,
     };

@@ -49,8 +49,7 @@ pub(crate) async fn run(
         Probe::Ping(target) => Box::pin(icmp::probe(target, deadline)).await,
         Probe::Script(script, meaning) => {
             let program = Program::new(script, &check.globals, check.run_lock.clone());
-            let weight = check.real_server().options.weight.0;
-            Box::pin(script::probe(&program, *meaning, weight, deadline)).await
+            Box::pin(script::probe(&program, *meaning, check.real_server().options.weight.0, deadline)).await
         }
         Probe::Http(target, http) => match &check.prepared {
             Some(prepared) => Box::pin(http::probe(target, http, prepared, url, deadline)).await,

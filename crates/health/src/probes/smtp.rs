@@ -14,16 +14,12 @@ use crate::probes::socket;
 
 /// Probes the target once, at most until the deadline. `name` is the argument of `HELO`.
 pub(crate) async fn probe(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
-    match exchange(target, name, deadline).await {
-        Ok(()) => ProbeResult::Passed(0),
-        Err(result) => result,
-    }
+    exchange(target, name, deadline).await.err().unwrap_or(ProbeResult::Passed(0))
 }
 
 async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), ProbeResult> {
     let within = socket::within(deadline);
-    let stream = socket::connect(target, deadline).await?;
-    let mut stream = BufReader::with_capacity(LINE_BYTES, stream);
+    let mut stream = BufReader::with_capacity(LINE_BYTES, socket::connect(target, deadline).await?);
     for (command, progress, code) in [
         (String::new(), "connected, but no greeting", Some("220")),
         (format!("HELO {name}\r\n"), "greeted, but HELO not accepted", Some("250")),

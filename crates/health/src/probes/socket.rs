@@ -73,9 +73,9 @@ fn begin_connection(socket: &Socket, target: &Target, peer: impl Display) -> Res
 }
 
 /// The reason why a socket cannot have the configured interface and source address now; `None` if it can.
-pub(crate) fn local_fault(target: &Target) -> Option<String> {
+pub(crate) fn local_fault(target: Target) -> Option<String> {
     // A port may be in use, and a mark needs a right.
-    let target = Target { source_port: None, mark: 0, ..target.clone() };
+    let target = Target { source_port: None, mark: 0, ..target };
     open(&target, Type::DGRAM, None)
         .and_then(|socket| bind(&socket, &target))
         .err()
@@ -102,14 +102,12 @@ pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> R
     }
     if kind == Type::DGRAM {
         // Without this option the kernel does not report ICMP errors such as host unreachable to a UDP socket.
-        let set = match target.endpoint {
+        match target.endpoint {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
-        };
-        set.map_err(|error| {
-            let error = io::Error::from(error);
-            ProbeResult::NotRun(format!("no socket that receives ICMP errors: {error}"))
-        })?;
+        }
+        .map_err(io::Error::from)
+        .map_err(|error| ProbeResult::NotRun(format!("no socket that receives ICMP errors: {error}")))?;
     }
     Ok(socket)
 }
@@ -254,7 +252,7 @@ mod tests {
         let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
         let why = "`bindto 192.0.2.7` is not an address of this machine; see `ip address`, or leave it out";
         assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why.to_owned()));
-        assert_eq!(local_fault(&no_address).as_deref(), Some(why));
+        assert_eq!(local_fault(no_address.clone()).as_deref(), Some(why));
     }
 
     #[test]

@@ -11,10 +11,7 @@ use crate::probes::socket;
 
 /// Probes the target once, at most until the deadline.
 pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
-    match socket::connect(target, deadline).await {
-        Ok(_) => ProbeResult::Passed(0),
-        Err(result) => result,
-    }
+    socket::connect(target, deadline).await.err().unwrap_or(ProbeResult::Passed(0))
 }
 
 #[cfg(test)]

@@ -83,11 +83,15 @@ pub(crate) async fn probe(
     deadline: Instant,
 ) -> ProbeResult {
     let within = socket::within(deadline);
-    let begun: Result<Vec<_>, _> = endpoints.iter().map(|at| begin(*at).map(|probe| (*at, probe))).collect();
-    let mut open = match begun {
-        Ok(open) => open,
-        Err(why) => return ProbeResult::NotRun(format!("{} could not be probed: {why}", server.endpoint)),
-    };
+    let mut open = Vec::new();
+    for endpoint in endpoints {
+        match begin(*endpoint) {
+            Ok(probe) => open.push((*endpoint, probe)),
+            Err(why) => {
+                return ProbeResult::NotRun(format!("{} could not be probed: {why}", server.endpoint));
+            }
+        }
+    }
     let mut pause = FIRST_PAUSE;
     loop {
         let is_last = Instant::now() >= deadline;

@@ -46,8 +46,11 @@ fn describe(error: &io::Error) -> String {
                 .iter()
                 .map(|name| name.split(['(', ')']).nth(1).unwrap_or(name).trim_matches('"'))
                 .collect();
-            let names = ForeignText::from(names.join(", "));
-            format!("certificate is for {names}, not for {}", expected.to_str())
+            format!(
+                "certificate is for {}, not for {}",
+                ForeignText::from(names.join(", ")),
+                expected.to_str()
+            )
         }
         Some(Error::InvalidCertificate(UnknownIssuer)) => {
             "certificate is not signed by an authority that is trusted".to_owned()

@@ -21,9 +21,9 @@ pub(crate) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> Prob
         Some(payload) => payload,
         None => &fastrand::u128(..).to_be_bytes().repeat(2),
     };
-    let sent = socket::open(target, Type::DGRAM, None)
-        .and_then(|socket| socket::send(payload, socket, target, target.endpoint));
-    let socket = match sent {
+    let socket = match socket::open(target, Type::DGRAM, None)
+        .and_then(|socket| socket::send(payload, socket, target, target.endpoint))
+    {
         Ok(socket) => socket,
         Err(result) => return result,
     };
@@ -62,8 +62,10 @@ fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
     if datagram.len() < least {
         return Some(format!("a reply of {} bytes; the minimum is {least}", datagram.len()));
     }
-    let mut compared = datagram.iter().zip(&reply.pattern);
-    let at = compared.position(|(byte, (wanted, mask))| byte & mask != wanted & mask)?;
+    let at = datagram
+        .iter()
+        .zip(&reply.pattern)
+        .position(|(byte, (wanted, mask))| byte & mask != wanted & mask)?;
     let (wanted, mask) = reply.pattern[at];
     let high = digit(wanted >> 4, mask >> 4);
     let low = digit(wanted & 0xf, mask & 0xf);

@@ -159,9 +159,11 @@ impl VirtualServerState {
         let state = Self { virtual_server, servers: Vec::new(), has_quorum: self.has_quorum, disabled };
         let mut reloaded = state.continued(initial_notices, |server| {
             let old = *index.get(&server.endpoint)?;
-            let checks = self.origins(old, &server.checks);
-            let is_reported_down = self.servers[old].is_reported_down;
-            Some(KnownServer { is_up: self.is_up(old), is_reported_down, checks })
+            Some(KnownServer {
+                is_up: self.is_up(old),
+                is_reported_down: self.servers[old].is_reported_down,
+                checks: self.origins(old, &server.checks),
+            })
         });
         notices.append(&mut reloaded.notices);
         Reloaded { notices, ..reloaded }
@@ -188,8 +190,11 @@ impl VirtualServerState {
                     (Origin::New(status), status.into())
                 }
             });
-            let is_reported_down = old.is_reported_down;
-            Some(KnownServer { is_up: old.is_up, is_reported_down, checks: checks.collect() })
+            Some(KnownServer {
+                is_up: old.is_up,
+                is_reported_down: old.is_reported_down,
+                checks: checks.collect(),
+            })
         })
     }
 
@@ -269,7 +274,9 @@ impl VirtualServerState {
 
     /// The services that the virtual server wants now, in the order of the file.
     pub fn desired_services(&self) -> Vec<(ServiceKey, OwnedService)> {
-        let desired = self.virtual_server.services.iter().map(|(key, options)| {
+        let VirtualServer { services, limit, .. } = &*self.virtual_server;
+        let mut desired = Vec::new();
+        for (key, options) in services {
             let mut seen = HashSet::new();
             let destinations = self
                 .destinations(*key)
@@ -277,10 +284,9 @@ impl VirtualServerState {
                 .map(|one| (one.endpoint, one.options))
                 .filter(|(endpoint, _)| seen.insert(*endpoint))
                 .collect();
-            let limit = self.virtual_server.limit;
-            (*key, OwnedService { options: options.clone(), destinations, limit })
-        });
-        desired.collect()
+            desired.push((*key, OwnedService { options: options.clone(), destinations, limit: *limit }));
+        }
+        desired
     }
 
     /// The configuration of the virtual server.
@@ -319,10 +325,10 @@ impl VirtualServerState {
     /// The weight in the services of the real server with this index; `None` if it is currently not a destination.
     pub fn weight(&self, server: usize) -> Option<Weight> {
         let file = &self.virtual_server;
-        let serves = self.is_up(server) && (self.has_quorum || file.sorry_server.is_none());
-        match serves {
-            true => Some(self.effective_weight(server)),
-            false => file.real_servers[server].inhibit_on_failure.then_some(Weight(0)),
+        if self.is_up(server) && (self.has_quorum || file.sorry_server.is_none()) {
+            Some(self.effective_weight(server))
+        } else {
+            file.real_servers[server].inhibit_on_failure.then_some(Weight(0))
         }
     }
 
@@ -365,22 +371,20 @@ impl VirtualServerState {
     /// The configured weight plus the weight changes of the checks, limited to the range of a weight, and of that the
     /// share that agents grant.
     fn effective_weight(&self, server: usize) -> Weight {
-        let file = i64::from(self.virtual_server.real_servers[server].options.weight.0);
-        let effective = self.servers[server]
-            .checks
+        let configured = i64::from(self.virtual_server.real_servers[server].options.weight.0);
+        let checks = &self.servers[server].checks;
+        let changed = checks
             .iter()
             .map(|result| result.weight_change)
-            .fold(file, i64::saturating_add)
-            .clamp(0, i64::from(Weight::MAX.0));
-        let effective = Weight(u32::try_from(effective).unwrap_or(Weight::MAX.0));
-        self.servers[server].checks.iter().fold(effective, |weight, result| result.agent.of(weight))
+            .fold(configured, i64::saturating_add)
+            .clamp(0, i64::from(Weight::MAX.0)) as u32;
+        checks.iter().fold(Weight(changed), |weight, result| result.agent.of(weight))
     }
 
     /// The origins of `checks`, the new checks of the real server whose old index is `server`.
     fn origins(&self, server: usize, checks: &[Check]) -> Vec<(Origin, CheckResult)> {
-        let before = self.virtual_server.real_servers[server].checks.iter().enumerate();
         let mut known: HashMap<Probe, Vec<usize>> = HashMap::new();
-        for (index, check) in before.rev() {
+        for (index, check) in self.virtual_server.real_servers[server].checks.iter().enumerate().rev() {
             known.entry(check.probe.identity()).or_default().push(index);
         }
         checks
@@ -402,8 +406,8 @@ impl VirtualServerState {
             [self.virtual_server.quorum, self.virtual_server.hysteresis].map(u64::from);
         let needed = if self.has_quorum { quorum.saturating_sub(hysteresis) } else { quorum + hysteresis };
         let has_quorum = live > 0 && live >= needed;
-        let changes = std::mem::replace(&mut self.has_quorum, has_quorum) != has_quorum;
-        changes.then(|| self.notice(None, has_quorum.into()))
+        let had_quorum = std::mem::replace(&mut self.has_quorum, has_quorum);
+        (had_quorum != has_quorum).then(|| self.notice(None, has_quorum.into()))
     }
 
     fn notice(&self, server: Option<usize>, status: Status) -> Notice {
