@@ -54,9 +54,7 @@ pub enum Owner {
 /// The file cannot be opened, it does not belong to the owner, or its name is a symbolic link (`ELOOP`): a lock in a
 /// directory that others can write to must not truncate a file of their choice.
 pub fn lock(path: &Path, of: Owner) -> io::Result<LockAttempt> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
+    let mut file = open_or_create(path)?;
     let owner = file.metadata()?.uid();
     if of == Owner::Own && owner != geteuid().as_raw() {
         return Err(io::Error::other(format!("it belongs to user {owner}, who could keep it; remove it")));
@@ -71,6 +69,13 @@ pub fn lock(path: &Path, of: Owner) -> io::Result<LockAttempt> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Opens a file for reading and writing, and creates it for this user alone if it is missing. Follows no symbolic link.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
 }
 
 /// Like [`lock`], but waits for at most this time if another process has the lock: a killed process has it until the

@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use thiserror::Error;
 
 use crate::instance::socket_of;
-use crate::lock_file::{Lock, LockAttempt, Owner, lock_within};
+use crate::lock_file::{Lock, LockAttempt, Owner, lock_within, open_or_create};
 use crate::notice::Notice;
 use crate::process::END;
 
@@ -203,10 +203,7 @@ impl StateDirectory {
         if let Some(what) = fs::symlink_metadata(&path).ok().as_ref().and_then(no_file) {
             return Err(StateDirectoryError::NoFile { path, what });
         }
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path).map_err(system(&path))?;
-        Ok(file)
+        open_or_create(&path).map_err(system(&path))
     }
 
     /// Creates a file, with this length, all of it zero and allocated: no write to it can fail. `prefer` may choose the
@@ -274,8 +271,8 @@ fn bytes_left(path: &Path) -> Option<u64> {
     let lock = File::options().read(true).custom_flags(flags.bits() as i32).open(path.join("lock")).ok()?;
     // A director that starts at this moment tries again.
     flock(&lock, FlockOperation::NonBlockingLockShared).ok()?;
-    let files = fs::read_dir(path).ok()?.filter_map(|file| file.ok()?.metadata().ok());
-    Some(files.map(|about| about.blocks() * 512).sum())
+    let entries = fs::read_dir(path).ok()?;
+    Some(entries.filter_map(|file| file.ok()?.metadata().ok()).map(|about| about.blocks() * 512).sum())
 }
 
 /// The kind of an entry that is not a file of this user; `None` if it is one.
@@ -305,21 +302,16 @@ fn check(path: &Path) -> Result<(), StateDirectoryError> {
     if !about.is_dir() {
         return Err(StateDirectoryError::NotADirectory(path.to_owned()));
     }
-    check_owner(path, &about)?;
+    let user = geteuid().as_raw();
+    if about.uid() != user {
+        return Err(StateDirectoryError::Owner { path: path.to_owned(), owner: about.uid(), user });
+    }
     if about.mode() & 0o022 != 0 {
         return Err(StateDirectoryError::Mode { path: path.to_owned(), mode: about.mode() & 0o7777 });
     }
     let kind = statfs(path).map_err(|error| system(path)(error.into()))?.f_type;
     if kind as u64 != TMPFS_MAGIC {
         return Err(StateDirectoryError::NotTmpfs(path.to_owned()));
-    }
-    Ok(())
-}
-
-fn check_owner(path: &Path, about: &Metadata) -> Result<(), StateDirectoryError> {
-    let user = geteuid().as_raw();
-    if about.uid() != user {
-        return Err(StateDirectoryError::Owner { path: path.to_owned(), owner: about.uid(), user });
     }
     Ok(())
 }

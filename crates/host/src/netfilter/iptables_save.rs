@@ -165,7 +165,8 @@ impl RuleReader {
                 };
             }
             "--mark" => masked(value).map(|(value, mask)| Test::Mark { value, mask }),
-            "-m" | "--match" => return self.extension(value),
+            "-m" | "--match" if EXTENSIONS.contains(&value) => return,
+            "-m" | "--match" => return self.set_obstacle(format!("xvs does not know the match {value}")),
             "--comment" => return,
             "-j" => return self.jump(value, Action::Call(value.to_owned())),
             "-g" => return self.jump(value, Action::Goto(value.to_owned())),
@@ -178,12 +179,6 @@ impl RuleReader {
         match matches {
             Some(test) => self.criteria.push(Criterion { matches: Match::Packet(test), expected }),
             None => self.set_obstacle(format!("xvs does not know {option} {value}")),
-        }
-    }
-
-    fn extension(&mut self, name: &str) {
-        if !EXTENSIONS.contains(&name) {
-            self.set_obstacle(format!("xvs does not know the match {name}"));
         }
     }
 

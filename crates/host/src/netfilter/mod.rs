@@ -152,9 +152,9 @@ impl Reader {
     fn nft(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
-        let ruleset = self.programs.output(&["nft", "-j", "list", "ruleset"]);
+        let json = self.programs.output(&["nft", "-j", "list", "ruleset"]);
         let listing = self.programs.output(&["nft", "-a", "list", "ruleset"]).unwrap_or_default();
-        let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text, &listing));
+        let ruleset = json.and_then(|json| nft::Ruleset::parse(&json, &listing));
         let mut by_iptables = Vec::new();
         let kinds = match self.scope {
             Scope::Marking => &[iptables_save::MANGLE][..],
@@ -171,13 +171,13 @@ impl Reader {
             if kinds.is_empty() {
                 continue;
             }
-            let text = programs.iter().find_map(|program| {
-                self.programs
-                    .is_variant(program, "nf_tables")
-                    .then(|| self.programs.output(&[program]))
-                    .flatten()
-            });
-            let text = text.unwrap_or_default();
+            let text = programs
+                .iter()
+                .find_map(|program| {
+                    let is_nft = self.programs.is_variant(program, "nf_tables");
+                    is_nft.then(|| self.programs.output(&[program])).flatten()
+                })
+                .unwrap_or_default();
             for kind in kinds {
                 let Some(mut table) = iptables_save::read(&text, family, kind) else { continue };
                 for base in &mut table.bases {
@@ -278,8 +278,7 @@ impl Events {
 
     /// Waits for a change.
     fn wait(&self, at_most: Duration) -> io::Result<Woken> {
-        let socket = PollFd::new(&self.socket, PollFlags::IN);
-        self.poll(&mut [self.stopper.poll_fd(), socket], at_most)
+        self.poll(&mut [self.stopper.poll_fd(), PollFd::new(&self.socket, PollFlags::IN)], at_most)
     }
 
     /// Waits for one of these descriptors; the first is the stop's.

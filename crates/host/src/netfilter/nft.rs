@@ -113,8 +113,10 @@ impl Ruleset {
         for rule in self.of("rule").filter(|rule| self.is_read(rule, by_iptables, &is_wanted)) {
             let name = table_name(rule);
             let handle = rule["handle"].as_u64().unwrap_or(0);
-            let printed = self.texts.get(&(name.clone(), handle)).cloned();
-            let printed = shortened(&printed.unwrap_or_else(|| rule["expr"].to_string()));
+            let printed = match self.texts.get(&(name.clone(), handle)) {
+                Some(printed) => shortened(printed),
+                None => shortened(&rule["expr"].to_string()),
+            };
             let rule_text = format!("nft {} {} {}: {printed}", name.0, name.1, text(&rule["chain"]));
             let rules =
                 nft_rule::read(list(&rule["expr"]), &|set| self.elements(&name, set), &room, rule_text);
@@ -131,9 +133,10 @@ impl Ruleset {
         by_iptables: &[(Family, &str)],
         is_wanted: impl Fn(&TableName) -> bool,
     ) -> bool {
-        let of_iptables =
-            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table));
-        !of_iptables && !self.dormant.contains(&table_name(object)) && is_wanted(&table_name(object))
+        let name = table_name(object);
+        !self.dormant.contains(&name)
+            && is_wanted(&name)
+            && !by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table))
     }
 
     /// The tables that may mark packets.
@@ -193,9 +196,10 @@ impl Ruleset {
 
     /// The elements of a named set or map.
     fn elements(&self, table: &TableName, name: &str) -> Option<&[Value]> {
-        let mut all = self.of("set").chain(self.of("map"));
-        let found = all.find(|object| table_name(object) == *table && object["name"] == name)?;
-        Some(list(&found["elem"]))
+        self.of("set")
+            .chain(self.of("map"))
+            .find(|object| table_name(object) == *table && object["name"] == name)
+            .map(|object| list(&object["elem"]))
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn read<'a>(
     room: &'a Cell<usize>,
     text: String,
 ) -> Vec<Rule> {
-    let reader = RuleReader {
+    RuleReader {
         sets,
         room,
         has_no_room: Cell::new(false),
@@ -32,8 +32,8 @@ pub(super) fn read<'a>(
         rules: Vec::new(),
         obstacle: None,
         text,
-    };
-    reader.read(statements)
+    }
+    .read(statements)
 }
 
 /// A rule that is being parsed.
@@ -134,8 +134,12 @@ impl RuleReader<'_> {
     /// rule at the map. The statements after the map therefore apply to the keys of the other elements.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
-        let elements: Option<Vec<_>> = pairs.iter().map(|pair| self.element(map, pair, &action)).collect();
-        let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
+        let Some(elements) = pairs
+            .iter()
+            .map(|pair| self.element(map, pair, &action))
+            .collect::<Option<Vec<_>>>()
+            .filter(|elements| !elements.is_empty())
+        else {
             self.set_obstacle("xvs does not know the keys or values of its map");
             return self.decide(Action::Unknown);
         };
@@ -217,10 +221,9 @@ impl RuleReader<'_> {
             return matches!(op, "==" | "!=" | "in").then(|| vec![Criterion { matches, expected }]);
         }
         let matches = match text(&left["meta"]["key"]) {
-            "iifname" | "iif" => {
-                let names = items.iter().map(|name| name.as_str().map(str::to_owned));
-                Match::Interface(names.collect::<Option<_>>()?)
-            }
+            "iifname" | "iif" => Match::Interface(
+                items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+            ),
             "l4proto" => Match::Packet(Test::Protocol(protocols(&items)?)),
             "nfproto" | "protocol" => Match::Packet(Test::Family(family(&items)?)),
             "mark" if items.len() == 1 => {
@@ -269,9 +272,12 @@ fn packet(test: Test, expected: Expected) -> Criterion {
 /// The match on connection states, or on destination types.
 fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
     // Several states are a list; those of a set are elements.
-    let names =
-        items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
-    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?.into_iter();
+    let names = items
+        .iter()
+        .flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice))
+        .map(Value::as_str)
+        .collect::<Option<Vec<_>>>()?
+        .into_iter();
     let fib = &left["fib"];
     if left["ct"] == json!({ "key": "state" }) {
         Some(Match::state(names, UNKNOWN_MATCH.to_owned()))

@@ -109,16 +109,15 @@ impl Programs {
                 return Ok(given_up);
             }
         };
-        let why = written(&mut errors)?.trim().lines().next().map_or(code, str::to_owned);
-        Ok(Outcome::Failed(why))
+        Ok(Outcome::Failed(written(&mut errors)?.trim().lines().next().map_or(code, str::to_owned)))
     }
 
     /// Waits until a program has ended; returns an outcome if the wait was abandoned.
     fn await_end(&self, run: &Run) -> io::Result<Result<Event, Outcome>> {
         let began = Instant::now();
         loop {
-            let left = self.time_limit.saturating_sub(began.elapsed());
-            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let left =
+                Timespec::try_from(self.time_limit.saturating_sub(began.elapsed())).unwrap_or_default();
             let mut fds = [self.stopper.poll_fd(), PollFd::new(run, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => {

@@ -86,15 +86,15 @@ impl CardWatch {
     fn read(&mut self, ifindex: u32) -> io::Result<Option<CardLosses>> {
         let mut request = LinkMessage::default();
         request.header.index = ifindex;
-        let replies = self.netlink.get(RouteNetlinkMessage::GetLink(request))?;
-        let attributes = replies.iter().filter_map(|reply| match reply {
-            RouteNetlinkMessage::NewLink(message) => Some(&message.attributes),
-            _ => None,
-        });
-        Ok(attributes.flatten().find_map(|attribute| match attribute {
-            LinkAttribute::Stats64(stats) => Some(stats.into()),
-            _ => None,
-        }))
+        for reply in self.netlink.get(RouteNetlinkMessage::GetLink(request))? {
+            let RouteNetlinkMessage::NewLink(message) = reply else { continue };
+            for attribute in message.attributes {
+                if let LinkAttribute::Stats64(stats) = attribute {
+                    return Ok(Some((&stats).into()));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

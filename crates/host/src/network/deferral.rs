@@ -72,8 +72,7 @@ impl Folder {
     }
 
     fn write(&self, file: &str, value: u64) -> io::Result<()> {
-        let opened = self.open(file, OFlags::WRONLY);
-        opened
+        self.open(file, OFlags::WRONLY)
             .and_then(|mut file| file.write_all(value.to_string().as_bytes()))
             .map_err(|error| self.failed(file, error))
     }

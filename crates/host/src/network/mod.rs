@@ -249,9 +249,8 @@ impl NetworkFollower {
                 apply(&mut self.neighbours, &entry);
             }
         }
-        let entries = self.neighbours.iter();
         network.neighbours =
-            entries.map(|(&(ifindex, addr), &mac)| Neighbour { ifindex, addr, mac }).collect();
+            self.neighbours.iter().map(|(&(ifindex, addr), &mac)| Neighbour { ifindex, addr, mac }).collect();
         self.stale = Stale::NOTHING;
         self.collected = collected(began, Instant::now());
         let warnings = [self.rule_warnings.as_slice(), &self.route_warnings].concat();

@@ -89,10 +89,11 @@ impl Neighbours {
     ///
     /// The dump failed.
     pub fn adopt(&mut self, links: &[u32]) -> io::Result<()> {
-        let present = tables::neighbours(&mut self.netlink)?;
-        let left =
-            present.iter().filter(|entry| entry.protocol == PROTOCOL && links.contains(&entry.ifindex));
-        self.added.extend(left.map(|entry| (entry.ifindex, entry.addr)));
+        for entry in tables::neighbours(&mut self.netlink)? {
+            if entry.protocol == PROTOCOL && links.contains(&entry.ifindex) {
+                self.added.insert((entry.ifindex, entry.addr));
+            }
+        }
         Ok(())
     }
 
@@ -120,14 +121,18 @@ impl Neighbours {
 
     /// Adds neighbours that are neither managed nor permanent: adding one of these again would clear the flag.
     fn add_missing(&mut self, neighbours: &BTreeSet<Key>, upkeep: Upkeep) -> io::Result<Option<Refused>> {
-        let present = tables::neighbours(&mut self.netlink)?;
-        let present: BTreeMap<_, _> =
-            present.into_iter().map(|entry| ((entry.ifindex, entry.addr), entry)).collect();
+        let present: BTreeMap<_, _> = tables::neighbours(&mut self.netlink)?
+            .into_iter()
+            .map(|entry| ((entry.ifindex, entry.addr), entry))
+            .collect();
         let missing: Vec<_> =
             neighbours.iter().filter(|key| self.is_missing(key, present.get(key), upkeep)).copied().collect();
         if upkeep == Upkeep::Managed {
-            let managed = present.iter().filter(|(key, _)| neighbours.contains(key));
-            self.known = managed.filter_map(|(key, entry)| Some((*key, entry.mac?))).collect();
+            self.known = present
+                .iter()
+                .filter(|(key, _)| neighbours.contains(key))
+                .filter_map(|(key, entry)| Some((*key, entry.mac?)))
+                .collect();
         }
         let mut refused: Option<Refused> = None;
         for (number, batch) in missing.chunks(BATCH).enumerate() {
@@ -136,11 +141,11 @@ impl Neighbours {
             let done = change.run(&[]);
             // Without an answer all of them may have been added.
             let refusals = done.as_ref().map(|(refusals, _)| &refusals[..]).unwrap_or_default();
-            let entered = batch
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| is_managed && !refusals.iter().any(|(place, _)| place == at));
-            self.added.extend(entered.map(|(_, neighbour)| *neighbour));
+            for (place, neighbour) in batch.iter().enumerate().filter(|_| is_managed) {
+                if !refusals.iter().any(|(refused, _)| *refused == place) {
+                    self.added.insert(*neighbour);
+                }
+            }
             let (refusals, _) = done?;
             let mut is_full = false;
             for (place, error) in refusals {
@@ -218,9 +223,8 @@ impl Task for ChangeNeighbours {
             .map(|entry| (entry.ifindex, entry.addr))
             .collect();
         for &(ifindex, addr) in self.remove.iter().filter(|key| own.contains(key)) {
-            let removed = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
             // It is not an error if the neighbour or its link is gone.
-            if let Err(error) = removed {
+            if let Err(error) = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0) {
                 tracing::debug!("neighbour {addr} on interface {ifindex} was not removed: {error}");
             }
         }

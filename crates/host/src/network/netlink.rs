@@ -14,6 +14,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 
 /// A socket for requests.
 #[derive(Debug)]
@@ -146,8 +147,7 @@ const DUMP_ATTEMPTS: u32 = 10;
 
 /// Whether the kernel was built without a feature, or booted without a family (`ipv6.disable=1`).
 fn is_missing(error: &io::Error) -> bool {
-    let missing = [rustix::io::Errno::OPNOTSUPP, rustix::io::Errno::AFNOSUPPORT];
-    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    matches!(Errno::from_io_error(error), Some(Errno::OPNOTSUPP | Errno::AFNOSUPPORT))
 }
 
 #[cfg(test)]

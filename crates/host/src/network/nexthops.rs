@@ -34,11 +34,13 @@ enum Nexthop {
 
 impl Nexthops {
     pub(super) fn read(netlink: &mut Netlink) -> io::Result<Self> {
-        let objects = netlink.dump(Message::Get)?.into_iter().filter_map(|reply| match reply {
-            Message::New(id, nexthop) => Some((id, nexthop)),
-            Message::Get => None,
-        });
-        Ok(Self(objects.collect()))
+        let mut objects = BTreeMap::new();
+        for reply in netlink.dump(Message::Get)? {
+            if let Message::New(id, nexthop) = reply {
+                objects.insert(id, nexthop);
+            }
+        }
+        Ok(Self(objects))
     }
 
     /// The next hops of a route with the object `id`; an error ends the sentence "the route to PREFIX …".
@@ -130,11 +132,13 @@ impl NetlinkDeserializable for Message {
 /// bytes). Kernels before 6.12 have no upper byte, and may leave other bytes there.
 fn members(group: &[u8], weights_are_wide: bool) -> Vec<(u32, u32)> {
     let (records, _) = group.as_chunks::<8>();
-    let of = |[a, b, c, d, low, high, ..]: &[u8; 8]| {
-        let high = if weights_are_wide { *high } else { 0 };
-        (u32::from_ne_bytes([*a, *b, *c, *d]), u32::from(u16::from_le_bytes([*low, high])) + 1)
-    };
-    records.iter().map(of).collect()
+    records
+        .iter()
+        .map(|&[a, b, c, d, low, high, ..]| {
+            let high = if weights_are_wide { high } else { 0 };
+            (u32::from_ne_bytes([a, b, c, d]), u32::from(u16::from_le_bytes([low, high])) + 1)
+        })
+        .collect()
 }
 
 fn addr(bytes: &[u8]) -> Option<IpAddr> {

@@ -88,16 +88,18 @@ fn followed(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Re
     if !message.attributes.contains(&RuleAttribute::L3MDev(true)) {
         return Ok(vec![rule]);
     }
-    let tables = vrfs.iter().map(|(_, table)| *table);
-    let each = tables.filter(|table| rule.vrf.is_none_or(|vrf| vrf == *table)).map(|table| {
+    let mut rules = Vec::new();
+    for &(_, table) in vrfs {
         let action = match rule.action {
             PolicyAction::Lookup(_) => PolicyAction::Lookup(table),
             // `l3mdev unreachable` after `l3mdev` keeps packets in VRFs from the main table.
             PolicyAction::Refuse => PolicyAction::Refuse,
         };
-        Rule { vrf: Some(table), action, ..rule.clone() }
-    });
-    Ok(each.collect())
+        if rule.vrf.is_none_or(|vrf| vrf == table) {
+            rules.push(Rule { vrf: Some(table), action, ..rule.clone() });
+        }
+    }
+    Ok(rules)
 }
 
 /// The rule in a message.
@@ -114,8 +116,7 @@ fn rule(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Result
             RuleAttribute::Source(addr) => from = Prefix::new(*addr, header.src_len),
             RuleAttribute::Destination(addr) => to = Prefix::new(*addr, header.dst_len),
             RuleAttribute::Iifname(name) if name != LOOPBACK => {
-                let of_vrf = vrfs.iter().find(|(known, _)| known == name);
-                vrf = Some(of_vrf.ok_or(Unfollowed::Irrelevant)?.1);
+                vrf = Some(vrfs.iter().find(|(known, _)| known == name).ok_or(Unfollowed::Irrelevant)?.1);
             }
             RuleAttribute::Oifname(_) => return Err(Unfollowed::Unknown("`oif`")),
             RuleAttribute::UidRange(_) => return Err(Unfollowed::Unknown("`uidrange`")),

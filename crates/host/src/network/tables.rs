@@ -92,8 +92,8 @@ pub(super) fn routes(
 fn enter_vrf(route: &mut Route, links: &[Link]) {
     let RouteAction::Unicast(hops) = &route.action else { return };
     let [NextHop { ifindex, via: None, .. }] = hops.as_slice() else { return };
-    let link = links.iter().find(|link| link.ifindex == *ifindex);
-    if let Some(Link { kind: LinkKind::Vrf(table), .. }) = link {
+    if let Some(Link { kind: LinkKind::Vrf(table), .. }) = links.iter().find(|link| link.ifindex == *ifindex)
+    {
         route.action = RouteAction::Vrf(*table);
     }
 }
@@ -107,11 +107,14 @@ pub fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> 
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
     request.attributes = vec![RouteAttribute::Destination(dest.into())];
-    let replies = netlink.get(RouteNetlinkMessage::GetRoute(request))?;
-    Ok(replies.into_iter().find_map(|reply| match reply {
-        RouteNetlinkMessage::NewRoute(message) => mtu_of(&message),
-        _ => None,
-    }))
+    for reply in netlink.get(RouteNetlinkMessage::GetRoute(request))? {
+        if let RouteNetlinkMessage::NewRoute(message) = reply
+            && let Some(mtu) = mtu_of(&message)
+        {
+            return Ok(Some(mtu));
+        }
+    }
+    Ok(None)
 }
 
 /// The MTU of a route.
@@ -150,14 +153,13 @@ pub(super) enum Upkeep {
 
 /// All neighbour entries of both families.
 pub(super) fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<NeighbourEntry>> {
-    let entries = netlink
-        .dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?
-        .into_iter()
-        .filter_map(|reply| match reply {
-            RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
-            _ => None,
-        });
-    Ok(entries.collect())
+    let mut entries = Vec::new();
+    for reply in netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))? {
+        if let RouteNetlinkMessage::NewNeighbour(message) = reply {
+            entries.extend(neighbour(&message));
+        }
+    }
+    Ok(entries)
 }
 
 /// The entry in a neighbour message; `None` for other entries (a bridge's table, a multicast group).
@@ -315,13 +317,12 @@ fn only_active_member(message: &LinkMessage) -> Option<u32> {
 /// Whether a bond uses this member (kernel `include/net/bonding.h`, `bond_slave_can_tx`). `up` is the member's own
 /// state: a bond may detect the loss of a carrier later than the kernel. True for other links.
 fn is_active(infos: &[LinkInfo], up: bool) -> bool {
-    let port = infos.iter().find_map(|info| match info {
-        LinkInfo::PortData(InfoPortData::BondPort(port)) => Some(port),
-        _ => None,
-    });
-    port.is_none_or(|port| {
-        up && port.contains(&InfoBondPort::BondPortState(BondPortState::Active))
-            && port.contains(&InfoBondPort::MiiStatus(MiiStatus::Up))
+    infos.iter().all(|info| match info {
+        LinkInfo::PortData(InfoPortData::BondPort(port)) => {
+            up && port.contains(&InfoBondPort::BondPortState(BondPortState::Active))
+                && port.contains(&InfoBondPort::MiiStatus(MiiStatus::Up))
+        }
+        _ => true,
     })
 }
 
@@ -376,19 +377,18 @@ fn route(
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let mut table = u32::from(header.table);
+    let mut table = Table(u32::from(header.table));
     let mut metric = 0;
     let mut preferred_source = None;
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Table(id) => table = Table(*id),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Destination(addr) => dest = ip_of(addr).unwrap_or(dest),
             RouteAttribute::PrefSource(addr) => preferred_source = ip_of(addr),
             _ => {}
         }
     }
-    let table = Table(table);
     if !tables.contains(&table) {
         return None;
     }
@@ -400,15 +400,13 @@ fn route(
     } else {
         hops(message, nexthops)
     };
-    let hops = match hops {
-        Ok(hops) => hops,
-        Err(which) => {
+    let hops = hops
+        .map_err(|which| {
             let text =
                 format!("the route to {dest} {which} is not followed: packets take the next best route");
             warnings.push(Notice::new(format_args!("route {dest} {which}"), text));
-            return None;
-        }
-    };
+        })
+        .ok()?;
     let action = match header.kind {
         RouteType::Unicast if hops.is_empty() => return None,
         RouteType::Unicast => RouteAction::Unicast(hops),
@@ -434,8 +432,12 @@ fn hops(message: &RouteMessage, nexthops: &Nexthops) -> Result<Vec<NextHop>, Str
             _ => {}
         }
     }
-    let mut attributes = message.attributes.iter().chain(multipath.iter().flat_map(|hop| &hop.attributes));
-    if attributes.any(|attribute| matches!(attribute, RouteAttribute::EncapType(_))) {
+    if message
+        .attributes
+        .iter()
+        .chain(multipath.iter().flat_map(|hop| &hop.attributes))
+        .any(|attribute| matches!(attribute, RouteAttribute::EncapType(_)))
+    {
         return Err("with an encapsulation".to_owned());
     }
     let mut hops: Vec<_> = multipath
