@@ -155,8 +155,7 @@ impl Attached {
 
     /// The number of descriptors in the card's receive ring; 0 if the driver does not report it.
     pub fn card_ring(&self) -> u32 {
-        let rings = Request::new(&self.interface).ok().and_then(|mut request| request.rings());
-        rings.map_or(0, |rings| rings.rx)
+        Request::new(&self.interface).ok().and_then(|mut request| request.rings()).map_or(0, |rings| rings.rx)
     }
 
     /// The interface's current link address.
@@ -199,13 +198,14 @@ impl Attached {
         program: &CStr,
         load: impl FnOnce(&[u8]) -> io::Result<Object>,
     ) -> Result<(), AttachError> {
-        let replaced = load(&self.constants).and_then(|object| {
-            if self.former.is_none() {
-                replace_xdp(self.link.as_fd(), object.program(program)?)?;
-            }
-            Ok(object)
-        });
-        self.object = replaced.map_err(|source| kernel_error(&self.interface, source))?;
+        self.object = load(&self.constants)
+            .and_then(|object| {
+                if self.former.is_none() {
+                    replace_xdp(self.link.as_fd(), object.program(program)?)?;
+                }
+                Ok(object)
+            })
+            .map_err(|source| kernel_error(&self.interface, source))?;
         Ok(())
     }
 
@@ -361,33 +361,32 @@ pub fn attach(
     pins: Option<&Pins>,
     load: impl FnOnce(&[u8]) -> io::Result<Object>,
 ) -> Result<Attached, AttachError> {
+    let refused = |error| kernel_error(interface, error);
     let index = index_of(interface).map_err(|error| match error.raw_os_error() {
         Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
-        _ => kernel_error(interface, error),
+        _ => refused(error),
     })?;
-    let is_loopback = Request::new(interface).and_then(|mut request| request.is_loopback());
-    if is_loopback.map_err(|error| kernel_error(interface, error))? {
+    let mut request = Request::new(interface).map_err(refused)?;
+    if request.is_loopback().map_err(refused)? {
         return Err(AttachError::Loopback { interface: interface.to_owned() });
     }
-    let driver = Request::new(interface)
-        .and_then(|mut request| request.driver())
-        .map_err(|error| kernel_error(interface, error))?;
+    let driver = request.driver().map_err(refused)?;
     if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
     if let Some(queues) = wanted.queues {
         set_queues_before(interface, index, queues)?;
     }
-    let settings = Settings::of(interface).map_err(|error| kernel_error(interface, error))?;
+    let settings = Settings::of(interface).map_err(refused)?;
     not_refused(interface, settings.refusal(interface, Mode::Native))?;
     let object = load(constants).map_err(|error| match present_lack() {
         Some(lack) => AttachError::OldKernel { interface: interface.to_owned(), lack },
-        None => kernel_error(interface, error),
+        None => refused(error),
     })?;
     let running = match pins.and_then(|pins| pins.find(index)) {
         Some(pinned) => take_over(pinned, interface, &settings, wanted.mode)?,
         None => {
-            let program = object.program(program).map_err(|error| kernel_error(interface, error))?;
+            let program = object.program(program).map_err(refused)?;
             start(program, interface, index, &settings, wanted.mode)?
         }
     };

@@ -102,8 +102,10 @@ impl CardSettings {
         });
         let [udp4_by_ports, udp6_by_ports] = [Flow::Udp4, Flow::Udp6].map(|flow| {
             // A driver that has no hash reports that the hash covers nothing.
-            let covered = request.hash(flow).filter(|covered| covered & HASH_ADDRESSES == HASH_ADDRESSES);
-            covered.map(|covered| covered & HASH_PORTS == HASH_PORTS)
+            request
+                .hash(flow)
+                .filter(|covered| covered & HASH_ADDRESSES == HASH_ADDRESSES)
+                .map(|covered| covered & HASH_PORTS == HASH_PORTS)
         });
         Ok(Self { rings, pause, coalescing, udp4_by_ports, udp6_by_ports })
     }

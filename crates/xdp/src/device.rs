@@ -59,9 +59,10 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
 
 /// The `ethtool -L` argument that sets an interface's number of receive queues.
 pub fn receive_queues_word(interface: &str) -> &'static str {
-    let word = Request::new(interface).and_then(|mut request| request.most_receive_queues());
-    // The interface is gone.
-    word.map_or("combined", |(word, _)| word)
+    Request::new(interface)
+        .and_then(|mut request| request.most_receive_queues())
+        // The interface is gone.
+        .map_or("combined", |(word, _)| word)
 }
 
 /// Sets an interface's number of receive queues. The kernel refuses to remove one that has a socket.
@@ -202,12 +203,12 @@ impl Program {
 /// each descriptor of each process.
 fn holder(ifindex: u32, program: u32) -> Option<u32> {
     let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
-    let mut pids = fs::read_dir("/proc")
+    fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|process| process.file_name().to_str()?.parse().ok());
-    pids.find(|pid| has_descriptor(*pid, &wanted))
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .find(|pid| has_descriptor(*pid, &wanted))
 }
 
 /// Whether a process has a descriptor whose information contains these lines.

@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
+use super::sys::check;
+
 /// A socket for packets on a link, without their Ethernet header.
 #[derive(Debug)]
 pub struct PacketSocket {
@@ -40,8 +42,8 @@ impl PacketSocket {
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // SAFETY: `broadcast` is a `sockaddr_ll`, which sockets of this family take, and `ADDRESS_LEN` is its length;
         // the kernel copies it.
-        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const broadcast).cast(), ADDRESS_LEN) };
-        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(Self { socket, broadcast }) }
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const broadcast).cast(), ADDRESS_LEN) })?;
+        Ok(Self { socket, broadcast })
     }
 
     /// Sends a packet to all machines on the link.

@@ -4,7 +4,6 @@
 //! Used at the start, when an interface is attached again, and for a release. A pin's path is
 //! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots.
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -77,10 +76,7 @@ pub fn folder() -> Option<PathBuf> {
 ///
 /// No bpffs can be mounted, or only in a mount namespace that would end with this process.
 pub fn folder_or_mount() -> io::Result<PathBuf> {
-    if let Some(found) = folder() {
-        return Ok(found);
-    }
-    Ok(mounted_or_mount()?.join(FOLDER))
+    folder().map_or_else(|| Ok(mounted_or_mount()?.join(FOLDER)), Ok)
 }
 
 /// The host's bpffs, if one is mounted.
@@ -112,12 +108,11 @@ fn mount_bpffs() -> io::Result<()> {
 
 /// Mounts a bpffs from the host's mount namespace, on a separate thread that then ends.
 fn mount_on_host() -> io::Result<()> {
-    let [host, root] = ["/proc/1/ns/mnt", "/proc/1/root"].map(fs::File::open);
-    let host = host?;
-    let root = root?;
-    let thread = thread::Builder::new().name("xvs-mount".to_owned());
-    thread
-        .spawn(move || mount_in(&host, &root))?
+    let namespace = fs::File::open("/proc/1/ns/mnt")?;
+    let root = fs::File::open("/proc/1/root")?;
+    thread::Builder::new()
+        .name("xvs-mount".to_owned())
+        .spawn(move || mount_in(&namespace, &root))?
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
 }
@@ -135,9 +130,9 @@ fn mount_in(namespace: &fs::File, root: &fs::File) -> io::Result<()> {
 
 /// The name of the director that has pinned this program for the interface with this index.
 pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String> {
-    let directors = names(folder).ok()?;
     let pinned = LinkInfo { program, interface };
-    directors
+    names(folder)
+        .ok()?
         .into_iter()
         .find(|director| Pins::of(folder, director).links().iter().any(|(_, info)| *info == pinned))
 }
@@ -164,9 +159,9 @@ impl Pins {
     /// The link that is pinned for the interface with this index, and attached to it.
     pub(super) fn find(&self, interface: u32) -> Option<Pinned> {
         let (program, mode) = query_xdp(interface).ok()?.program?;
-        let mut links = self.links().into_iter();
         // In another network namespace the same index may refer to another interface, with another program.
-        let (link, _) = links.find(|(_, info)| *info == LinkInfo { program, interface })?;
+        let (link, _) =
+            self.links().into_iter().find(|(_, info)| *info == LinkInfo { program, interface })?;
         Some(Pinned { link, program, mode: mode? })
     }
 
@@ -185,10 +180,11 @@ impl Pins {
 
     /// Removes the pins of all interfaces except these, which detaches their programs. Returns the interfaces' names.
     pub fn keep_only(&self, interfaces: &[&str]) -> Vec<String> {
-        let mut others = names(&self.folder).unwrap_or_default();
-        others.retain(|name| !interfaces.contains(&name.as_str()));
-        others.retain(|name| remove(&self.path(name)).is_ok());
-        others
+        names(&self.folder)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|name| !interfaces.contains(&name.as_str()) && remove(&self.path(name)).is_ok())
+            .collect()
     }
 
     /// Detaches the programs of all pins, and removes the pins. Returns the interfaces' names.
@@ -229,9 +225,7 @@ impl Pins {
 
 /// The names in a directory, with each `:` of the bpffs replaced by `.`.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let names =
-        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<OsString>>>()?;
-    Ok(names.iter().map(|name| name.to_string_lossy().replace(':', ".")).collect())
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().replace(':', "."))).collect()
 }
 
 /// Removes a pin. A missing one is not an error.

@@ -11,6 +11,8 @@ use std::mem::{MaybeUninit, zeroed};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, ptr};
 
+use super::sys::check;
+
 /// The number of filter kinds, each of which has separate counters.
 pub const KINDS: usize = 3;
 
@@ -69,8 +71,7 @@ extern "C" fn refuse(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void)
     // SAFETY: the kernel passes the interrupted thread's registers, which it reads again when the handler returns.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let number = refuse_in(context);
-    let of_kind = usize::try_from(info.si_errno).ok().and_then(|kind| REFUSED.get(kind));
-    if let Some(of_kind) = of_kind {
+    if let Some(of_kind) = usize::try_from(info.si_errno).ok().and_then(|kind| REFUSED.get(kind)) {
         of_kind[number.min(NUMBERS - 1)].fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -88,8 +89,4 @@ fn refuse_in(context: &mut libc::ucontext_t) -> usize {
     let registers = &mut context.uc_mcontext.regs;
     registers[0] = (-i64::from(libc::EPERM)) as u64;
     registers[8] as usize
-}
-
-fn check(result: c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

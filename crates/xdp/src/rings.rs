@@ -52,8 +52,7 @@ impl<E> Producer<E> {
 
     pub(super) fn is_set(&self) -> bool {
         // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no libxdp call is in progress.
-        let ring = unsafe { (*self.as_ptr()).ring };
-        !ring.is_null()
+        !unsafe { (*self.as_ptr()).ring }.is_null()
     }
 
     /// Reserves `count` entries and returns the index of the first. `None` if fewer are free; then none is reserved.
@@ -149,10 +148,9 @@ impl<E> Consumer<E> {
     /// Calls `read` with the index of each entry that the kernel has written, at most `room`, and returns the entries
     /// to the kernel. Returns their number.
     fn take(&mut self, room: usize, mut read: impl FnMut(*mut sys::xsk_ring_cons, u32)) -> usize {
-        let room = room as u32;
         let mut first = 0;
         // SAFETY: as for `Producer::reserve`.
-        let count = unsafe { sys::xsk_ring_cons__peek(self.as_ptr(), room, &mut first) };
+        let count = unsafe { sys::xsk_ring_cons__peek(self.as_ptr(), room as u32, &mut first) };
         (0..count).for_each(|number| read(self.as_ptr(), first.wrapping_add(number)));
         if count > 0 {
             // SAFETY: as for `Producer::reserve`.

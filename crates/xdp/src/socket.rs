@@ -258,13 +258,13 @@ impl Socket {
     }
 
     pub(super) fn statistics(&self, copy: &CopyMode) -> Statistics {
-        // A socket whose interface is gone has no statistics; its counts are lost.
-        let kernel = sockopt::xdp_statistics(self.fd()).ok();
         Statistics {
             descriptors_refused: self.descriptors_refused,
             lent_to_receive: self.filled,
             lent_to_transmit: self.in_flight + self.pending.len() as u32,
-            ..kernel.map_or(Statistics::default(), |kernel| Statistics::of(&kernel, copy))
+            // A socket whose interface is gone has no statistics; its counts are lost.
+            ..sockopt::xdp_statistics(self.fd())
+                .map_or(Statistics::default(), |kernel| Statistics::of(&kernel, copy))
         }
     }
 }

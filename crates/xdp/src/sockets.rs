@@ -119,8 +119,9 @@ impl Sockets {
         memory: Option<PacketMemory>,
         to_copy: Option<&str>,
     ) -> Result<Self, SocketError> {
-        let mut interfaces = links.iter().map(|link| link.attached);
-        let copied = interfaces
+        let copied = links
+            .iter()
+            .map(|link| link.attached)
             .find(|one| one.mode() == Mode::Generic || one.wanted().mode == WantedMode::Copy)
             .map(Attached::interface);
         if let Some(cause) = copied.or(to_copy) {
@@ -186,8 +187,8 @@ impl Sockets {
         let copied = sockets
             .iter()
             .find(|socket| {
-                let options = xdp_options(socket.fd()).unwrap_or(XdpOptionsFlags::empty());
-                !options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY)
+                !xdp_options(socket.fd())
+                    .is_ok_and(|options| options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY))
             })
             .map(|socket| links[usize::from(socket.link.0)].attached.interface());
         let copy = match cause.or(copied) {

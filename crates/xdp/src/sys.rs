@@ -307,11 +307,12 @@ impl Request {
         let mut words = vec![0_u32; 2 + blocks * FEATURE_WORDS];
         words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
         self.exchange(words.as_mut_ptr())?;
-        let active = names
+        Ok(names
             .into_iter()
             .enumerate()
-            .filter(|(number, _)| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1);
-        Ok(active.map(|(_, name)| name).collect())
+            .filter(|(number, _)| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1)
+            .map(|(_, name)| name)
+            .collect())
     }
 
     /// The interface's counters, by the names in `ethtool -S`.
@@ -319,8 +320,8 @@ impl Request {
         for _ in 0..ATTEMPTS {
             let names = self.strings(STATISTICS)?;
             // Two 32-bit integers precede the counters.
-            let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
-            let head = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
+            let words = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
+            let head = u64::from_ne_bytes(words.concat().try_into().expect("two words are eight bytes"));
             let mut counters = vec![0_u64; 1 + names.len() + ROOM];
             counters[0] = head;
             self.exchange(counters.as_mut_ptr())?;
@@ -353,11 +354,13 @@ impl Request {
         if names[..3] != head {
             return Ok(None);
         }
-        let bytes = names[3..]
-            .chunks_exact(NAME_BYTES / size_of::<u32>())
-            .take(count as usize)
-            .map(|name| name.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
-        Ok(Some(bytes.map(|name| text(&name)).collect()))
+        Ok(Some(
+            names[3..]
+                .chunks_exact(NAME_BYTES / size_of::<u32>())
+                .take(count as usize)
+                .map(|name| text(&name.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>()))
+                .collect(),
+        ))
     }
 
     /// Performs an ethtool request, whose command is the first integer in these live data.
@@ -430,8 +433,8 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> i
     // SAFETY: the kernel reads `value`, whose length is `size`.
     check(unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), size)
-    })?;
-    Ok(())
+    })
+    .map(drop)
 }
 
 /// Maximum time that the kernel may take to free the queue of a closed socket, and the interval between attempts.
@@ -562,7 +565,8 @@ fn or_unsupported(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(error) })
 }
 
-fn check(result: c_int) -> io::Result<c_int> {
+/// Converts the result of a system call: a value, or -1 with the error in `errno`.
+pub(super) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

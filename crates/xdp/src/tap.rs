@@ -76,16 +76,15 @@ impl Task for MakeTap {
     type Done = (String, u32);
 
     fn carry_out(&self, programs: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = open(TUN, flags, Mode::empty()).map_err(no_tun)?;
+        let fd =
+            open(TUN, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(no_tun)?;
         let name = make_tap(fd.as_fd(), NAMES)?;
         no_ipv6(&name)?;
-        let mut request = Request::new(&name)?;
         let index = index_of(&name)?;
         prepare_tc(index)?;
         attach_tc(given(programs, 0)?, index, Direction::Ingress)?;
         attach_tc(given(programs, 1)?, index, Direction::Egress)?;
-        request.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
+        Request::new(&name)?.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
         Ok(((name, index), vec![fd]))
     }
 }

@@ -138,8 +138,8 @@ impl Object {
 
     /// A loaded program.
     pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
-        let mut programs = self.programs.iter();
-        programs
+        self.programs
+            .iter()
             .find(|(known, _)| known.as_bytes() == name.to_bytes())
             .map(|(_, program)| program.as_fd())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -247,8 +247,7 @@ impl<K: Key> Map<'_, K> {
         let key = (&raw const *key).cast();
         let into = (&raw mut value).cast::<c_void>();
         // SAFETY: as for `set`; the kernel writes the four bytes of a value.
-        let result = check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) });
-        match result {
+        match check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) }) {
             Ok(_) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
