@@ -47,8 +47,7 @@ pub(crate) fn send(
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)?;
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 
@@ -88,6 +87,7 @@ pub(crate) fn receive<T: DeserializeOwned>(
         return Err(io::ErrorKind::InvalidData.into());
     }
     // The library reports a truncated message as the end of a file.
-    let value = serde_json::from_slice(&bytes[..message.bytes]);
-    Ok(Some((value.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?, descriptors)))
+    let value = serde_json::from_slice(&bytes[..message.bytes])
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Some((value, descriptors)))
 }

@@ -115,8 +115,7 @@ pub(crate) fn is_netfilter(argv: &[String]) -> bool {
         "ip6tables-nft-save",
         "ip6tables-legacy-save",
     ];
-    let words: Vec<_> = argv.iter().map(String::as_str).collect();
-    match words[..] {
+    match argv.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["nft", "-j" | "-a", "list", "ruleset"] => true,
         [program] | [program, "-V"] => SAVES.contains(&program),
         _ => false,

@@ -112,15 +112,14 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
 }
 
 fn task(name: &str, powers: Powers) -> io::Result<&'static Known> {
-    let tasks = match powers {
+    match powers {
         Powers::Fixed(rules, _) => rules.tasks,
         // The requester carries them out itself.
         Powers::Any => &[],
-    };
-    tasks
-        .iter()
-        .find(|task| task.name == name)
-        .ok_or_else(|| io::Error::other(format!("the helper process knows no task {name}")))
+    }
+    .iter()
+    .find(|task| task.name == name)
+    .ok_or_else(|| io::Error::other(format!("the helper process knows no task {name}")))
 }
 
 /// The command of a request, or why there is none.
@@ -225,9 +224,8 @@ fn reap(child: &mut Child) -> io::Result<Event> {
 
 fn not_started(command: &Command, error: &io::Error) -> Event {
     let why = format!("{}: {error}", command.get_program().display());
-    let lacks = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
     match Errno::from_io_error(error) {
-        Some(errno) if lacks.contains(&errno) => Event::NotStarted(why),
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => Event::NotStarted(why),
         Some(Errno::NOENT) => Event::Missing(why),
         _ => Event::Refused(why),
     }

@@ -161,8 +161,7 @@ impl Serialize for Protocol {
 impl<'de> Deserialize<'de> for Protocol {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        let named = [Self::IP, Self::ICMP, Self::TCP, Self::UDP, Self::SCTP];
-        named
+        [Self::IP, Self::ICMP, Self::TCP, Self::UDP, Self::SCTP]
             .into_iter()
             .find(|protocol| protocol.to_string() == text)
             .or_else(|| text.parse().ok().map(Self))

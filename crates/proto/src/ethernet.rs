@@ -50,8 +50,8 @@ pub struct Ethernet {
 pub fn parse(frame: &[u8]) -> Result<Ethernet, Malformed> {
     let mut at = field::ETHERTYPE.start;
     for _ in 0..=MAX_TAGS {
-        let ethertype = frame.get(at..at + 2).ok_or(Malformed::EthernetTooShort)?;
-        let ethertype = u16::from_be_bytes([ethertype[0], ethertype[1]]);
+        let bytes = frame.get(at..at + 2).ok_or(Malformed::EthernetTooShort)?;
+        let ethertype = u16::from_be_bytes([bytes[0], bytes[1]]);
         if ethertype != TYPE_VLAN && ethertype != TYPE_QINQ {
             return Ok(Ethernet { ethertype, payload: at + 2 });
         }

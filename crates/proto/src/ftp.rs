@@ -164,8 +164,8 @@ fn six_numbers(text: &[u8]) -> Option<(Endpoint, usize, &[u8])> {
 fn number<T: FromStr>(text: &[u8], digits: usize) -> Option<(T, &[u8])> {
     let len = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(len);
-    let number = if len <= digits { std::str::from_utf8(number).ok()?.parse().ok()? } else { return None };
-    Some((number, rest))
+    let value = std::str::from_utf8(number).ok()?.parse().ok()?;
+    (len <= digits).then_some((value, rest))
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Error {
         let len = self.length(offending.len());
         let quoted = len - ipv4::HEADER_LEN - HEADER_LEN;
         let sender: [u8; 4] = offending[ipv4::field::SOURCE].try_into().expect("four bytes");
-        let header = ipv4::Header {
+        ipv4::Header {
             tos: (offending[ipv4::field::TOS] & 0x1e) | 0xc0,
             payload_len: (len - ipv4::HEADER_LEN) as u16,
             id,
@@ -86,8 +86,8 @@ impl Error {
             protocol: Protocol::ICMP,
             source,
             dest: sender.into(),
-        };
-        header.emit(bytes);
+        }
+        .emit(bytes);
         let message = &mut bytes[ipv4::HEADER_LEN..len];
         message[..2].copy_from_slice(&self.type_and_code());
         message[4..HEADER_LEN].copy_from_slice(&self.rest());

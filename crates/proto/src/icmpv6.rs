@@ -37,15 +37,15 @@ pub fn length(offending_len: usize) -> usize {
 pub fn emit(error: Error, bytes: &mut [u8], source: Ipv6Addr, offending: &[u8]) {
     let len = length(offending.len());
     let sender: [u8; 16] = offending[ipv6::field::SOURCE].try_into().expect("sixteen bytes");
-    let header = ipv6::Header {
+    ipv6::Header {
         traffic_class: 0,
         payload_len: (len - ipv6::HEADER_LEN) as u16,
         next_header: Protocol::ICMPV6,
         hop_limit: 64,
         source,
         dest: sender.into(),
-    };
-    header.emit(bytes);
+    }
+    .emit(bytes);
     let message = &mut bytes[ipv6::HEADER_LEN..len];
     let (type_and_code, rest) = words(error);
     message[..2].copy_from_slice(&type_and_code);

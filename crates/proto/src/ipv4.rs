@@ -81,8 +81,7 @@ impl<'a> Ipv4<&'a [u8]> {
     ///
     /// Every `Malformed::Ipv4…`. Source: RFC 1122 §3.2.1.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let len = checked_len(bytes)?;
-        Ok(Self { bytes: &bytes[..len] })
+        Ok(Self { bytes: &bytes[..checked_len(bytes)?] })
     }
 
     /// Checks the header of a packet that an ICMP error quotes. The header must be complete; the packet may be

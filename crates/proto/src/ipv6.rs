@@ -76,8 +76,7 @@ impl<'a> Ipv6<&'a [u8]> {
         if view.payload_len() == 0 && bytes[field::NEXT_HEADER] == extension::HOP_BY_HOP {
             return Err(Malformed::Ipv6Jumbogram);
         }
-        let bytes = bytes.get(..view.total_len()).ok_or(Malformed::Ipv6TooShort)?;
-        Ok(Self { bytes })
+        Ok(Self { bytes: bytes.get(..view.total_len()).ok_or(Malformed::Ipv6TooShort)? })
     }
 
     /// Checks the header of a packet that an ICMPv6 error quotes. The header must be complete; the packet may be
@@ -281,8 +280,7 @@ fn is_extension(kind: u8) -> bool {
 }
 
 fn addr(bytes: &[u8]) -> Ipv6Addr {
-    let octets: [u8; 16] = bytes.try_into().expect("sixteen bytes");
-    octets.into()
+    <[u8; 16]>::try_from(bytes).expect("sixteen bytes").into()
 }
 
 #[cfg(test)]

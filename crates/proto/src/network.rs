@@ -337,17 +337,14 @@ impl Network {
         });
         match sibling {
             Some(hops) => hops.push(hop),
-            None => {
-                let action = RouteAction::Unicast(vec![hop]);
-                self.routes.push(Route {
-                    table: Table::MAIN,
-                    dest,
-                    metric: 0,
-                    action,
-                    preferred_source: None,
-                    mtu: None,
-                });
-            }
+            None => self.routes.push(Route {
+                table: Table::MAIN,
+                dest,
+                metric: 0,
+                action: RouteAction::Unicast(vec![hop]),
+                preferred_source: None,
+                mtu: None,
+            }),
         }
         Ok(())
     }

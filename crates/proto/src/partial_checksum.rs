@@ -39,8 +39,10 @@ pub fn complete(frame: &mut [u8], packet: &Packet) -> bool {
         return false;
     }
     // The field contains the sum of the pseudo-header, so the sum of the segment includes it.
-    let checksum = Sum::default().bytes(segment).checksum();
-    let checksum = if checksum == 0 && protocol == Protocol::UDP { 0xffff } else { checksum };
+    let checksum = match Sum::default().bytes(segment).checksum() {
+        0 if protocol == Protocol::UDP => 0xffff,
+        checksum => checksum,
+    };
     segment[field].copy_from_slice(&checksum.to_be_bytes());
     true
 }

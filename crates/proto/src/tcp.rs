@@ -185,13 +185,16 @@ impl Options {
 
     /// Their length, in bytes.
     fn length(&self) -> usize {
-        let lengths = [
+        [
             (self.mss.is_some(), 4),
             (self.sack, 2),
             (self.timestamps.is_some(), 10),
             (self.window_scale.is_some(), 3),
-        ];
-        lengths.into_iter().filter(|(is_there, _)| *is_there).map(|(_, length)| length).sum()
+        ]
+        .into_iter()
+        .filter(|(is_there, _)| *is_there)
+        .map(|(_, length)| length)
+        .sum()
     }
 
     /// Writes the options to the end of `bytes`, after no-operation options as padding.

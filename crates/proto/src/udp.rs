@@ -27,13 +27,12 @@ pub const HEADER_LEN: usize = 8;
 /// A datagram without a checksum gets one, as in IPVS: it is computed in full for `source` and `dest`, the addresses
 /// after the rewrite. A sum of 0 is sent as 0xffff (RFC 768).
 pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: IpAddr) {
-    let old = word(datagram, field::CHECKSUM.start);
-    let new = match old {
+    let new = match word(datagram, field::CHECKSUM.start) {
         0 => transport(source, dest, Protocol::UDP.0, datagram),
         sum => delta.applied(sum),
     };
-    let new = if new == 0 { 0xffff } else { new };
-    datagram[field::CHECKSUM].copy_from_slice(&new.to_be_bytes());
+    let sent = if new == 0 { 0xffff } else { new };
+    datagram[field::CHECKSUM].copy_from_slice(&sent.to_be_bytes());
 }
 
 /// Writes the header of a datagram that the director originates, without a checksum, to the front of `datagram`. The

@@ -70,8 +70,11 @@ impl Interfaces {
 
     /// An interface other than `holders` that has this address.
     pub(crate) fn other_link_with(&self, addr: IpAddr, holders: &[&str]) -> Option<&Link> {
-        let mut others = self.network.links.iter().filter(|link| !holders.contains(&link.name.as_str()));
-        others.find(|link| link.addresses.iter().any(|&(held, _)| held == addr))
+        self.network
+            .links
+            .iter()
+            .filter(|link| !holders.contains(&link.name.as_str()))
+            .find(|link| link.addresses.iter().any(|&(held, _)| held == addr))
     }
 
     /// The addresses of this machine that can be reached from other links.

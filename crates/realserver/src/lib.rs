@@ -161,22 +161,21 @@ impl Realserver {
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
         let record = &self.locked.record;
-        let before = record.virtuals.get(&vip);
-        // An address that `up` added elsewhere moves; one that another program added stays, and would be a second one.
         let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
-        let holders: Vec<_> = before
+        // An address that `up` added elsewhere moves; one that another program added stays, and would be a second one.
+        let mut holders: Vec<_> = record
+            .virtuals
+            .get(&vip)
             .into_iter()
             .chain(former)
             .filter(|served| served.address == Origin::Added)
             .map(|served| &*served.holder)
-            .chain([holder])
             .collect();
+        let was_added = holders.contains(&holder);
+        holders.push(holder);
         if let Some(other) = self.interfaces.other_link_with(vip, &holders) {
             return Err(RealserverError::AnswersArp { vip, dev: other.name.clone() });
         }
-        let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
-        let mut same = before.into_iter().chain(former).filter(|served| served.holder == holder);
-        let was_added = same.any(|served| served.address == Origin::Added);
         Ok(Served {
             method,
             dev: dev.to_owned(),
@@ -345,22 +344,21 @@ impl Realserver {
                 tunnels.gue_ports.insert(*gue_port);
             }
         }
-        let done = match decapsulation::attached_program(link.ifindex) {
+        match decapsulation::attached_program(link.ifindex) {
             // Another program has replaced this one, and is left in place.
             Ok(AttachedProgram::Other(_)) if !tunnels.virtuals.contains(&vip) => Ok(()),
             Ok(_) if tunnels.virtuals.is_empty() => decapsulation::remove(dev, link.ifindex),
             Ok(_) => decapsulation::install(dev, link.ifindex, &tunnels).map(drop),
             Err(error) => Err(error),
-        };
-        done.map_err(|error| RealserverError::Decap { vip, error })
+        }
+        .map_err(|error| RealserverError::Decap { vip, error })
     }
 
     fn ifindex(&self, dev: &str) -> Result<u32, RealserverError> {
-        let link = self.interfaces.link(dev).ok_or_else(|| RealserverError::NoInterface {
+        self.interfaces.link(dev).map(|link| link.ifindex).ok_or_else(|| RealserverError::NoInterface {
             dev: dev.to_owned(),
             present: self.interfaces.names().join(", "),
-        })?;
-        Ok(link.ifindex)
+        })
     }
 
     fn save(&self) -> Result<(), RealserverError> {
@@ -376,8 +374,7 @@ impl Served {
 
     /// The differences that `up` with another form makes, each as "method dr to tunnel".
     fn differences(&self, wanted: &Self) -> Vec<String> {
-        let names = ["method", "interface", "address on", "GUE port"];
-        names
+        ["method", "interface", "address on", "GUE port"]
             .into_iter()
             .zip(self.parts())
             .zip(wanted.parts())
@@ -403,9 +400,7 @@ impl Served {
         method: Option<Method>,
         dev: Option<&str>,
     ) -> Result<(), RealserverError> {
-        let differs =
-            method.is_some_and(|method| method != self.method) || dev.is_some_and(|dev| dev != self.dev);
-        if !differs {
+        if method.is_none_or(|method| method == self.method) && dev.is_none_or(|dev| dev == self.dev) {
             return Ok(());
         }
         Err(RealserverError::UpDifferently { vip, method: self.method, dev: self.dev.clone() })
@@ -414,13 +409,13 @@ impl Served {
 
 /// Restores a setting, unless another program has changed it since or its interface has been removed.
 fn restore(key: &str, setting: Setting) -> Result<(), RealserverError> {
-    let done = match sysctl::read(key) {
+    match sysctl::read(key) {
         Ok(value) if value == setting.set => sysctl::write(key, setting.found),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
-    };
-    done.map_err(failed(|| format!("restoring {} to {}", sysctl::name(key), setting.found)))
+    }
+    .map_err(failed(|| format!("restoring {} to {}", sysctl::name(key), setting.found)))
 }
 
 /// The record of this network namespace in `folder`, and the interfaces.

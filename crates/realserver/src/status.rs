@@ -136,9 +136,9 @@ impl Status {
         match program.map_err(|error| RealserverError::Decap { vip: self.vip, error })? {
             AttachedProgram::Decapsulation(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
-                let counters = decapsulation::counters(link.ifindex)
+                self.counters = decapsulation::counters(link.ifindex)
+                    .map(Some)
                     .map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
-                self.counters = Some(counters);
             }
             AttachedProgram::None => {
                 self.problems.push(format!("the XDP program is gone from {}", served.dev))

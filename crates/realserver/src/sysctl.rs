@@ -33,8 +33,7 @@ fn minimum(dev: &str, name: &str, at_least: i32) -> MinimumValue {
 
 /// Whether packets are dropped if their replies would leave through another interface.
 pub(crate) fn checks_strictly(dev: &str) -> io::Result<bool> {
-    let check = read(&key("all", "rp_filter"))?.max(read(&key(dev, "rp_filter"))?);
-    Ok(check == STRICT)
+    Ok(read(&key("all", "rp_filter"))?.max(read(&key(dev, "rp_filter"))?) == STRICT)
 }
 
 pub(crate) fn read(key: &str) -> io::Result<i32> {

@@ -43,17 +43,19 @@ impl Mh {
         let addr = request.source.addr;
         let own = slot(hash(PLACE_KEY, addr, port, 0));
         let others = if self.flags.contains(Flags::FALLBACK) { SLOTS } else { 0 };
-        let others =
-            (0..others).map(move |offset| slot(hash(PLACE_KEY, addr, port, ((offset + own) % SLOTS) as u32)));
-        let slots = std::iter::once(own).chain(others);
-        slots.filter_map(|slot| Some((slot, *self.slots.get(slot)? as usize)))
+        std::iter::once(own)
+            .chain(
+                (0..others)
+                    .map(move |offset| slot(hash(PLACE_KEY, addr, port, ((offset + own) % SLOTS) as u32))),
+            )
+            .filter_map(|slot| Some((slot, *self.slots.get(slot)? as usize)))
     }
 }
 
 impl Scheduler for Mh {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let position = self.tried(request).map(|(_, position)| position);
-        Choice { position: position.into_iter().find(|&position| candidates.usable(position)), state }
+        let mut positions = self.tried(request).map(|(_, position)| position);
+        Choice { position: positions.find(|&position| candidates.usable(position)), state }
     }
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {

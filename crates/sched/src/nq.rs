@@ -15,9 +15,10 @@ struct Nq;
 
 impl Scheduler for Nq {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
-        let mut all = 0..candidates.len();
-        let idle = all.find(|&position| is_idle(position, candidates) && candidates.usable(position));
-        Choice { position: idle.or_else(|| least(0..candidates.len(), candidates, expected)), state }
+        let position = (0..candidates.len())
+            .find(|&position| is_idle(position, candidates) && candidates.usable(position))
+            .or_else(|| least(0..candidates.len(), candidates, expected));
+        Choice { position, state }
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {

@@ -20,12 +20,10 @@ struct Rr {
 
 impl Rr {
     fn new(setup: &Setup<'_>) -> Self {
-        let weighted = setup
-            .destinations
-            .iter()
-            .enumerate()
-            .filter(|(_, destination)| !destination.weight.is_quiescent());
-        Self { weighted: weighted.map(|(position, _)| position).collect() }
+        let weighted = (0..setup.destinations.len())
+            .filter(|position| !setup.destinations[*position].weight.is_quiescent())
+            .collect();
+        Self { weighted }
     }
 
     /// The positions in the order of their turns.

@@ -173,8 +173,10 @@ impl FromStr for ServiceKey {
             let mark = name.parse().or_else(|_| name.parse().map(i32::cast_unsigned));
             return Ok(Self::Mark { mark: mark.ok().filter(|mark| *mark != 0).ok_or(NotAService)?, family });
         }
-        let known = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
-        let protocol = known.into_iter().find(|known| known.to_string() == *kind).ok_or(NotAService)?;
+        let protocol = [Protocol::TCP, Protocol::UDP, Protocol::SCTP]
+            .into_iter()
+            .find(|known| known.to_string() == *kind)
+            .ok_or(NotAService)?;
         let socket: SocketAddr = name.parse().map_err(|_| NotAService)?;
         Ok(Self::Address { protocol, endpoint: Endpoint::new(socket.ip(), socket.port()) })
     }

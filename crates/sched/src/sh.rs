@@ -38,16 +38,16 @@ impl Sh {
         let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
         let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
         let others = if self.flags.contains(Flags::FALLBACK) { BUCKETS } else { 0 };
-        let others = (0..others).map(move |offset| (own + (offset + own) % BUCKETS) % BUCKETS);
-        let buckets = std::iter::once(own).chain(others);
-        buckets.filter_map(|bucket| Some((bucket, *self.buckets.get(bucket)? as usize)))
+        std::iter::once(own)
+            .chain((0..others).map(move |offset| (own + (offset + own) % BUCKETS) % BUCKETS))
+            .filter_map(|bucket| Some((bucket, *self.buckets.get(bucket)? as usize)))
     }
 }
 
 impl Scheduler for Sh {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let position = self.tried(request).map(|(_, position)| position);
-        Choice { position: position.into_iter().find(|&position| candidates.usable(position)), state }
+        let mut positions = self.tried(request).map(|(_, position)| position);
+        Choice { position: positions.find(|&position| candidates.usable(position)), state }
     }
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {

@@ -94,8 +94,7 @@ impl Entry<'_> {
             out.put(&[option::NUMBERS, 12]);
             words.iter().for_each(|word| out.put(&word.to_be_bytes()));
         }
-        let len = (out.len as u16).to_be_bytes();
-        out.bytes[2..4].copy_from_slice(&len);
+        out.bytes[2..4].copy_from_slice(&(out.len as u16).to_be_bytes());
         Some(())
     }
 }
