@@ -38,7 +38,6 @@ pub struct Queues<'a> {
 
 /// A worker's packet memory, registered with the kernel, for sockets that are opened later.
 pub struct PacketMemory {
-    layout: FrameLayout,
     umem: Arc<Umem>,
     pool: FramePool,
 }
@@ -50,9 +49,8 @@ impl PacketMemory {
     ///
     /// There is not enough memory, or this process may not lock it.
     pub fn create(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
-        let layout = layout_for(links, sizes);
-        let (umem, pool) = Umem::create(layout, sizes)?;
-        Ok(Self { layout, umem, pool })
+        let (umem, pool) = Umem::create(layout_for(links, sizes), sizes)?;
+        Ok(Self { umem, pool })
     }
 }
 
@@ -152,8 +150,8 @@ impl Sockets {
             }
         }
         // An interface's settings may have changed since the memory was created.
-        let PacketMemory { umem, mut pool, .. } = memory
-            .filter(|memory| memory.layout == layout_for(links, sizes))
+        let PacketMemory { umem, mut pool } = memory
+            .filter(|memory| memory.pool.layout() == layout_for(links, sizes))
             .map_or_else(|| PacketMemory::create(links, sizes), Ok)?;
         let needs_chains = links.iter().any(|link| link.attached.settings().needs_chains());
         let several_buffers = if needs_chains { sys::SEVERAL_BUFFERS } else { 0 };

@@ -120,15 +120,18 @@ impl Umem {
             flags: 0,
         };
         let mut umem = null_mut();
-        let start = area.base.as_ptr().cast();
-        let size = area.size_bytes as u64;
-        let fill_ring = fill.as_ptr();
-        let completion_ring = completion.as_ptr();
-        // SAFETY: `start` points to `size` mapped bytes. They stay mapped, and the rings keep their addresses, until
-        // after the UMEM is deleted: the fields of this type and its `drop` ensure both.
-        let result =
-            unsafe { sys::xsk_umem__create(&mut umem, start, size, fill_ring, completion_ring, &config) };
-        check(result)?;
+        // SAFETY: `area.base` points to `area.size_bytes` mapped bytes. They stay mapped, and the rings keep their
+        // addresses, until after the UMEM is deleted: the fields of this type and its `drop` ensure both.
+        check(unsafe {
+            sys::xsk_umem__create(
+                &mut umem,
+                area.base.as_ptr().cast(),
+                area.size_bytes as u64,
+                fill.as_ptr(),
+                completion.as_ptr(),
+                &config,
+            )
+        })?;
         let umem = NonNull::new(umem).ok_or(io::ErrorKind::OutOfMemory)?;
         let this = Self { state: Mutex::new(State { umem, first: Some((fill, completion)) }), area };
         // SAFETY: the UMEM is alive, and the call returns its descriptor.
@@ -157,27 +160,23 @@ impl Umem {
         let fresh = (FillRing::unset(), CompletionRing::unset());
         let (fill, completion) = state.first.as_ref().unwrap_or(&fresh);
         let mut socket = null_mut();
-        let umem = state.umem.as_ptr();
-        let [transmit, fill] = [transmit.as_ptr(), fill.as_ptr()];
-        let [receive, completion] = [receive.as_ptr(), completion.as_ptr()];
+        // If the call fails, the rings still belong to the UMEM.
         // SAFETY: the UMEM is alive and the lock held. While the UMEM has rings, the call gets these same ones, as
         // libxdp requires. All rings are allocated, and those that libxdp remembers outlive the socket (`Rings`). The
         // name ends with a zero byte, and both it and `config` are only read.
-        let result = unsafe {
+        check(unsafe {
             sys::xsk_socket__create_shared(
                 &mut socket,
                 name.as_ptr(),
                 queue,
-                umem,
-                receive,
-                transmit,
-                fill,
-                completion,
+                state.umem.as_ptr(),
+                receive.as_ptr(),
+                transmit.as_ptr(),
+                fill.as_ptr(),
+                completion.as_ptr(),
                 config,
             )
-        };
-        // If the call failed, the rings still belong to the UMEM.
-        check(result)?;
+        })?;
         let socket = NonNull::new(socket).ok_or(io::ErrorKind::OutOfMemory)?;
         let (fill, completion) = state.first.take().unwrap_or(fresh);
         Ok((socket, fill, completion))
