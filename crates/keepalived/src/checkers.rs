@@ -234,7 +234,8 @@ impl Connection {
         if !sends_to_vip(context.method) {
             faults.warn(
                 place,
-                "`through_vip`: only methods DR and TUN send packets to the virtual address to a server; it is left out",
+                "`through_vip`: only methods DR and TUN send packets to the virtual address to a server; it is left \
+                 out",
             );
             return None;
         }

@@ -55,12 +55,8 @@ impl Groups {
             }
         }
         if is_ambiguous(&entries) {
-            faults.warn(
-                &block.place,
-                format!(
-                    "the group `{name}` has addresses of both families and a mark without a family; it is left out"
-                ),
-            );
+            let why = "has addresses of both families and a mark without a family; it is left out";
+            faults.warn(&block.place, format!("the group `{name}` {why}"));
             faults.costs(Vec::new());
             entries.clear();
         }

@@ -141,10 +141,8 @@ fn statuses(all: &mut Vec<RangeInclusive<u16>>, block: &Block, faults: &mut Faul
 }
 
 fn shown(range: &RangeInclusive<u16>) -> String {
-    match (range.start(), range.end()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
-    }
+    let (first, last) = range.clone().into_inner();
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn status(text: &str) -> Option<u16> {

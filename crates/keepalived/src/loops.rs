@@ -110,13 +110,9 @@ fn integer(text: &str) -> Option<i64> {
         None if digits.starts_with('0') => (digits, 8),
         None => (digits, 10),
     };
-    let value = is_number(digits).then(|| i64::from_str_radix(digits, radix).ok())??;
+    // `from_str_radix` would accept another sign.
+    let value = i64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with(['+', '-']))?;
     Some(if negative { -value } else { value })
-}
-
-/// Whether there are digits alone, without a sign.
-fn is_number(digits: &str) -> bool {
-    digits.chars().all(|char| char.is_ascii_hexdigit())
 }
 
 const ROUNDS_MAX: usize = 65_536;

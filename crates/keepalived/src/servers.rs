@@ -123,7 +123,7 @@ impl<'a> Draft<'a> {
                 })
                 .collect(),
             timing: self.timing.or(settings.timing),
-            service_interval: settings.timing.interval(),
+            service_interval: settings.timing.interval,
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
             definitions,

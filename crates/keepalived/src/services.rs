@@ -39,7 +39,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
     settings.family = settings.family.or(settings.sorry.as_ref().and_then(SorryDraft::family));
     settings.check(&head, block, faults);
     if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
-        faults.warn(&block.place, format!("`{}` names no method; NAT is used", block.text));
+        faults.assume(block, "method", "NAT");
     }
     let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
     let mut services = settings.services(&head, mark_family);
@@ -190,14 +190,8 @@ fn fits(
 ) -> bool {
     let fits = crosses_families(method) || families.iter().all(|one| *one == endpoint.family());
     if !fits {
-        faults.warn(
-            place,
-            format!(
-                "{} is of another family than its virtual server, and its method is neither TUN nor FULLNAT; it is \
-                 left out",
-                endpoint.addr
-            ),
-        );
+        let why = "is of another family than its virtual server, and its method is neither TUN nor FULLNAT; it is left out";
+        faults.warn(place, format!("{} {why}", endpoint.addr));
     }
     fits
 }

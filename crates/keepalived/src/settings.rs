@@ -220,9 +220,7 @@ impl Settings {
             self.ha_suspend = false;
         }
         match self.protocol {
-            None if has_addresses => {
-                faults.warn(&block.place, format!("`{}` names no protocol; UDP is used", block.text));
-            }
+            None if has_addresses => faults.assume(block, "protocol", "UDP"),
             Some(_) if !has_addresses => faults.warn_of(block, "a mark has no protocol; it is left out"),
             _ => {}
         }
@@ -244,10 +242,7 @@ impl Settings {
             self.slow_start_seconds = None;
         }
         if self.scheduler.is_none() {
-            faults.warn(
-                &block.place,
-                format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text),
-            );
+            faults.assume(block, "scheduler", DEFAULT_SCHEDULER);
         }
     }
 
@@ -297,12 +292,10 @@ impl Settings {
         }
         let hysteresis = self.hysteresis.min(quorum.saturating_sub(1));
         if hysteresis < self.hysteresis {
+            let given = self.hysteresis;
             faults.warn_of(
                 block,
-                format!(
-                    "a hysteresis of {} is not below the quorum; it is lowered to {hysteresis}",
-                    self.hysteresis
-                ),
+                format!("a hysteresis of {given} is not below the quorum; it is lowered to {hysteresis}"),
             );
         }
         if quorum.saturating_add(hysteresis) > weight {

@@ -12,7 +12,7 @@ use crate::values::Faults;
 /// The configured settings of a [`Timing`]; `None` means inherited or default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimingOptions {
-    interval: Option<Duration>,
+    pub(super) interval: Option<Duration>,
     retry_interval: Option<Duration>,
     pub(super) timeout: Option<Duration>,
     retry: Option<u32>,
@@ -52,11 +52,6 @@ impl TimingOptions {
             warmup: self.warmup.or(inherited.warmup),
             begins_down: self.begins_down.or(inherited.begins_down),
         }
-    }
-
-    /// The configured interval.
-    pub fn interval(self) -> Option<Duration> {
-        self.interval
     }
 
     /// The timing, with the defaults of each kind of check.

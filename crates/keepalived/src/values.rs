@@ -50,6 +50,11 @@ impl Faults {
         self.warn(&block.place, format!("`{}`: {text}", block.text));
     }
 
+    /// Adds a warning about a statement without a necessary setting, for which a default is used.
+    pub fn assume(&mut self, block: &Block, missing: &str, default: &str) {
+        self.warn(&block.place, format!("`{}` names no {missing}; {default} is used", block.text));
+    }
+
     /// Records that these services are lost because of the last fault; if empty, they are unknown.
     pub fn costs(&mut self, services: Vec<ServiceKey>) {
         let fault = self.all.last().cloned();
@@ -71,14 +76,8 @@ impl Faults {
         match (known, &block.body) {
             (false, _) => self.unknown(block),
             (true, Some(_)) => {
-                self.error(
-                    &block.place,
-                    format!(
-                        "`{}`: `{}` starts no block; put each keyword on a line of its own",
-                        block.text,
-                        block.keyword()
-                    ),
-                );
+                let why = "starts no block; put each keyword on a line of its own";
+                self.error(&block.place, format!("`{}`: `{}` {why}", block.text, block.keyword()));
             }
             (true, None) => {}
         }

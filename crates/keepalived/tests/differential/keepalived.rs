@@ -2,7 +2,6 @@
 //!
 //! Not here: the same of xvs (`ours.rs`).
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,23 +40,7 @@ impl Keepalived {
             command.arg("--map-root-user");
         }
         // One that neither dumps nor ends would be waited for.
-        command
-            .args([
-                "timeout",
-                "--signal=KILL",
-                "10",
-                "keepalived",
-                "-n",
-                "-l",
-                "-G",
-                "-d",
-                "-C",
-                "-R",
-                "-i",
-                "lb1",
-                "-f",
-            ])
-            .arg(file);
+        command.args("timeout --signal=KILL 10 keepalived -n -l -G -d -C -R -i lb1 -f".split(' ')).arg(file);
         for (option, name) in [("-p", "parent"), ("-c", "checkers"), ("-r", "vrrp"), ("-b", "bfd")] {
             let unique = file.file_stem().unwrap_or_default().to_string_lossy();
             command.arg(option).arg(self.folder.join(format!("{name}-{unique}.pid")));
@@ -109,13 +92,14 @@ const USUAL: [&str; 21] = [
 
 fn reading(lines: &[String]) -> Reading {
     let begin = lines.iter().position(|line| line.starts_with("------< Global definitions"));
-    let messages = lines[..begin.unwrap_or(lines.len())].iter();
-    let messages = messages.filter(|line| !USUAL.iter().any(|usual| line.starts_with(usual)));
-    // Also said of a virtual server all of whose servers have their own.
-    let messages = messages.filter(|line| !line.contains("no forwarding method set"));
-    let messages: Vec<_> = messages.filter(|line| !line.is_empty()).cloned().collect();
-    let found = begin.map(|begin| Dump::of(&lines[begin..]));
-    Reading { messages, found }
+    let messages = lines[..begin.unwrap_or(lines.len())]
+        .iter()
+        .filter(|line| !line.is_empty() && !USUAL.iter().any(|usual| line.starts_with(usual)))
+        // Also said of a virtual server all of whose servers have their own.
+        .filter(|line| !line.contains("no forwarding method set"))
+        .cloned()
+        .collect();
+    Reading { messages, found: begin.map(|begin| Dump::of(&lines[begin..])) }
 }
 
 /// The lines of a dump while it is read.
@@ -192,9 +176,8 @@ impl Dump {
                     inherited.push((name, Service { host: host.to_owned(), ..service.clone() }));
                 }
                 kind if kind.contains(" -> ") => {
-                    let of = inherited.iter().find(|(name, _)| name == part.kind);
                     // Without it the memory of a real server that was left out.
-                    if let Some((_, of)) = of {
+                    if let Some((_, of)) = inherited.iter().find(|(name, _)| name == part.kind) {
                         dump.check(part, of);
                     }
                 }
@@ -379,9 +362,4 @@ fn method(text: &str) -> String {
         .replace(',', "")
         .replace("type = ", "")
         .replace("port = ", "")
-}
-
-/// Removes the pid files of a reading.
-pub(crate) fn clear(folder: &Path) {
-    let _ = fs::remove_dir_all(folder);
 }
