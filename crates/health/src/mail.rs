@@ -180,7 +180,7 @@ impl Waiting {
 /// Delivers mails, one after the other, until it is ended.
 async fn deliver_all(post: Post, pace: Pace, queue: Arc<Queue>) {
     loop {
-        let (mut letter, number) = queue.next(pace, &post.router_id).await;
+        let (mut letter, number) = queue.next(pace, &post.settings.router_id).await;
         let dropped = queue.lock().dropped;
         if dropped > 0 {
             letter.text += &format!("\n{dropped} mails were dropped, because too many waited.\n");
@@ -206,22 +206,17 @@ fn summary(router_id: &str, letters: &VecDeque<Letter>) -> Letter {
 
 /// The mail server, and the addresses for all mails.
 struct Post {
+    settings: MailSettings,
     from: Mailbox,
     recipients: Vec<Mailbox>,
-    router_id: String,
+    /// The server, for messages.
     server: String,
-    host: String,
-    port: u16,
-    /// The name that the server is greeted with.
-    own_name: ClientId,
-    /// The maximum duration of a connection.
-    patience: Duration,
     tls: TlsParameters,
 }
 
 impl Post {
     fn new(settings: &MailSettings) -> Result<Self, String> {
-        let MailSettings { recipients, from, host, port, helo, timeout_seconds, router_id } = settings;
+        let MailSettings { recipients, from, host, port, .. } = settings;
         let mailbox = |text: &String| {
             text.parse::<Mailbox>()
                 .map_err(|error| format!("mail address `{text}`: {error}; correct it in the keepalived.conf"))
@@ -244,14 +239,10 @@ impl Post {
             .build()
             .map_err(|error| format!("mail server `{host}`: {error}; correct `smtp_server`"))?;
         Ok(Self {
+            settings: settings.clone(),
             from: mailbox(from)?,
             recipients: usable,
-            router_id: router_id.clone(),
             server: format!("{host}:{port}"),
-            host: host.clone(),
-            port: *port,
-            own_name: ClientId::Domain(helo.clone()),
-            patience: Duration::from_secs((*timeout_seconds).into()),
             tls,
         })
     }
@@ -325,13 +316,14 @@ impl Post {
 
     /// Sends a mail over a separate connection, with TLS if the server offers it.
     async fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Failure> {
-        let stream = MailStream::connect(&self.host, self.port, self.patience)
+        let MailSettings { host, port, helo, timeout_seconds, .. } = &self.settings;
+        let own_name = ClientId::Domain(helo.clone());
+        let stream = MailStream::connect(host, *port, Duration::from_secs((*timeout_seconds).into()))
             .await
             .map_err(|error| Failure::ForNow(format!("no connection: {error}").into()))?;
-        let mut connection =
-            AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.own_name).await?;
+        let mut connection = AsyncSmtpConnection::connect_with_transport(Box::new(stream), &own_name).await?;
         if connection.can_starttls() {
-            connection.starttls(self.tls.clone(), &self.own_name).await?;
+            connection.starttls(self.tls.clone(), &own_name).await?;
         }
         connection.send(envelope, message).await?;
         connection.abort().await;

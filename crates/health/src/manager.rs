@@ -477,10 +477,7 @@ struct NewVirtualServer {
 
 impl NewVirtualServer {
     fn initial_notices(&self) -> InitialNotices {
-        match self.globals.rs_init_notifies {
-            true => InitialNotices::Sent,
-            false => InitialNotices::Omitted,
-        }
+        if self.globals.rs_init_notifies { InitialNotices::Sent } else { InitialNotices::Omitted }
     }
 
     fn check(&self, server_index: usize, check_index: usize) -> CheckRef {

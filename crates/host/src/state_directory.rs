@@ -170,16 +170,14 @@ impl StateDirectory {
         // An earlier entry with this name, of which only the last one is kept. It could not be replaced by another
         // kind.
         let _ = fs::remove_file(&refused).or_else(|_| fs::remove_dir_all(&refused));
-        match fs::rename(path, &refused) {
-            Ok(()) => {
-                let (path, refused) = (path.display(), refused.display());
-                let text = format!(
-                    "{path} is {what}, not xvsd's file: it is kept as {refused}, and xvsd has begun without it"
-                );
-                self.set_aside.push(Notice::new(path, text));
-            }
-            Err(_) => return Err(StateDirectoryError::NoFile { path: path.to_owned(), what }),
+        if fs::rename(path, &refused).is_err() {
+            return Err(StateDirectoryError::NoFile { path: path.to_owned(), what });
         }
+        let (path, refused) = (path.display(), refused.display());
+        let text = format!(
+            "{path} is {what}, not xvsd's file: it is kept as {refused}, and xvsd has begun without it"
+        );
+        self.set_aside.push(Notice::new(path, text));
         Ok(())
     }
 
@@ -226,22 +224,17 @@ impl StateDirectory {
         if file.set_len(bytes).is_ok() {
             prefer(&file);
         }
-        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => Ok(file),
-            Err(error) => {
-                // The allocated part would occupy memory for nothing.
-                let _ = self.remove(name);
-                let free = fstatvfs(&file).map_or(0, |about| about.f_bavail * about.f_frsize);
-                Err(match error {
-                    Errno::NOSPC => StateDirectoryError::Full {
-                        path,
-                        needed_mib: bytes.div_ceil(1 << 20),
-                        free_mib: free >> 20,
-                    },
-                    other => system(&path)(other.into()),
-                })
-            }
-        }
+        let Err(error) = fallocate(&file, FallocateFlags::empty(), 0, bytes) else { return Ok(file) };
+        // The allocated part would occupy memory for nothing.
+        let _ = self.remove(name);
+        Err(match error {
+            Errno::NOSPC => StateDirectoryError::Full {
+                path,
+                needed_mib: bytes.div_ceil(1 << 20),
+                free_mib: fstatvfs(&file).map_or(0, |about| about.f_bavail * about.f_frsize) >> 20,
+            },
+            other => system(&path)(other.into()),
+        })
     }
 
     /// Removes the directory with all its files.

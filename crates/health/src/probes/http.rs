@@ -295,10 +295,8 @@ const PATTERN_MAX_BYTES: usize = 1 << 20;
 const SUCCESS: RangeInclusive<u16> = 200..=299;
 
 fn codes(codes: &RangeInclusive<u16>) -> String {
-    match codes.start() == codes.end() {
-        true => codes.start().to_string(),
-        false => format!("{}-{}", codes.start(), codes.end()),
-    }
+    let (first, last) = codes.clone().into_inner();
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// An error with its sources.

@@ -95,15 +95,7 @@ impl Programs {
             Ok(Event::Signal(number)) => format!("signal {number}"),
             Ok(Event::Missing(why)) => return Err(io::Error::new(io::ErrorKind::NotFound, why)),
             Ok(Event::Refused(why) | Event::NotStarted(why)) => return Err(io::Error::other(why)),
-            Ok(
-                event @ (Event::Started
-                | Event::Runnable
-                | Event::Names(_)
-                | Event::Done(_)
-                | Event::Failed(..)),
-            ) => {
-                return Err(io::Error::other(format!("internal error: {event:?}")));
-            }
+            Ok(event) => return Err(io::Error::other(format!("internal error: {event:?}"))),
             Err(given_up) => {
                 run.end(End::Kill);
                 return Ok(given_up);
