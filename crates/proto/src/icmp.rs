@@ -41,23 +41,15 @@ pub enum Error {
 }
 
 impl Error {
-    fn type_and_code(self) -> [u8; 2] {
+    /// The type and code, and the rest of the header, after the checksum.
+    fn words(self) -> ([u8; 2], [u8; 4]) {
         match self {
-            Self::PortUnreachable => [3, 3],
-            Self::HostUnreachable => [3, 1],
-            Self::FragmentationNeeded { .. } => [3, 4],
-            Self::TimeExceeded => [11, 0],
-            Self::ReassemblyTimeExceeded => [11, 1],
-            Self::Reported { type_and_code, .. } => type_and_code,
-        }
-    }
-
-    /// The rest of the header, after the checksum.
-    fn rest(self) -> [u8; 4] {
-        match self {
-            Self::FragmentationNeeded { mtu } => u32::from(mtu).to_be_bytes(),
-            Self::Reported { rest, .. } => rest,
-            _ => [0; 4],
+            Self::PortUnreachable => ([3, 3], [0; 4]),
+            Self::HostUnreachable => ([3, 1], [0; 4]),
+            Self::FragmentationNeeded { mtu } => ([3, 4], u32::from(mtu).to_be_bytes()),
+            Self::TimeExceeded => ([11, 0], [0; 4]),
+            Self::ReassemblyTimeExceeded => ([11, 1], [0; 4]),
+            Self::Reported { type_and_code, rest } => (type_and_code, rest),
         }
     }
 
@@ -89,8 +81,9 @@ impl Error {
         }
         .emit(bytes);
         let message = &mut bytes[ipv4::HEADER_LEN..len];
-        message[..2].copy_from_slice(&self.type_and_code());
-        message[4..HEADER_LEN].copy_from_slice(&self.rest());
+        let (type_and_code, rest) = self.words();
+        message[..2].copy_from_slice(&type_and_code);
+        message[4..HEADER_LEN].copy_from_slice(&rest);
         message[HEADER_LEN..].copy_from_slice(&offending[..quoted]);
         write_checksum(message);
     }

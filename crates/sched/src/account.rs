@@ -57,12 +57,8 @@ impl Figure {
 impl Account {
     /// The explanation of a choice among several candidates without random numbers; it has no figures yet.
     pub(crate) fn new(scheduler: &'static str, rule: impl Into<String>, candidates: usize) -> Self {
-        Self {
-            scheduler,
-            rule: rule.into(),
-            certainty: Certainty::Determined,
-            candidates: vec![Vec::new(); candidates],
-        }
+        let figures = vec![Vec::new(); candidates];
+        Self { scheduler, rule: rule.into(), certainty: Certainty::Determined, candidates: figures }
     }
 
     /// Adds a figure of one candidate.
