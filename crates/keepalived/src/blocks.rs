@@ -67,11 +67,8 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                     error(faults, place, format!("the `{{` of `{text}` is not closed {before}"));
                 }
                 if tree.open.len() == DEPTH_MAX {
-                    error(
-                        faults,
-                        head.place,
-                        format!("more than {DEPTH_MAX} nested blocks; the rest is left out"),
-                    );
+                    let text = format!("more than {DEPTH_MAX} nested blocks; the rest is left out");
+                    error(faults, head.place, text);
                     return tree.finish();
                 }
                 tree.open.push((head, std::mem::take(&mut tree.current)));

@@ -181,10 +181,8 @@ impl Draft {
         match (&self.kind, block.keyword()) {
             (Kind::File { .. }, _) | (Kind::Script { .. }, "connect_timeout") => false,
             (Kind::Script { .. }, "misc_timeout") => {
-                self.timing.timeout = faults
-                    .number(block, 0..=u32::MAX)
-                    .filter(|seconds| *seconds > 0)
-                    .map(|seconds| Duration::from_secs(seconds.into()));
+                let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
+                self.timing.timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                 true
             }
             // This statement only adds log messages.
@@ -232,11 +230,8 @@ impl Connection {
         faults: &mut Faults,
     ) -> Option<ThroughVip> {
         if !sends_to_vip(context.method) {
-            faults.warn(
-                place,
-                "`through_vip`: only methods DR and TUN send packets to the virtual address to a server; it is left \
-                 out",
-            );
+            let why = "only methods DR and TUN send packets to the virtual address to a server";
+            faults.warn(place, format!("`through_vip`: {why}; it is left out"));
             return None;
         }
         for (word, is_set) in [

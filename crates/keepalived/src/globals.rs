@@ -148,10 +148,8 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     }
     let path = globals.lvs_notify_fifo.as_ref().map(|fifo| &fifo.path);
     if path.is_some() && path == globals.notify_fifo.as_ref().map(|fifo| &fifo.path) {
-        faults.warn(
-            &block.place,
-            "`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out",
-        );
+        let why = "`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out";
+        faults.warn(&block.place, why);
         globals.lvs_notify_fifo = None;
     }
 }

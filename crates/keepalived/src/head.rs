@@ -28,13 +28,10 @@ pub(crate) fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Famil
 /// Reads an address and an optional port.
 pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     let addr = faults.address(block)?;
-    match port(block.arguments().get(1).map(String::as_str)) {
-        Ok(port) => Some(Endpoint::new(addr, port)),
-        Err(why) => {
-            faults.refuse(block, why);
-            None
-        }
-    }
+    port(block.arguments().get(1).map(String::as_str))
+        .inspect_err(|why| faults.refuse(block, why))
+        .map(|port| Endpoint::new(addr, port))
+        .ok()
 }
 
 /// The endpoint of a server in the services. In a group, whose services may differ in port, the server keeps the

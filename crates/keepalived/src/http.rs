@@ -91,10 +91,8 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
                     .map_or(pattern.least_offset, |offset| offset as usize);
             }
             "regex_max_offset" => {
-                set(
-                    &mut pattern.most_offset,
-                    faults.number(statement, 0..=u32::MAX).map(|offset| offset as usize),
-                );
+                let offset = faults.number(statement, 0..=u32::MAX);
+                set(&mut pattern.most_offset, offset.map(|offset| offset as usize));
             }
             // The stack size of an older PCRE library.
             "regex_stack" | "tls_compliant" => {}

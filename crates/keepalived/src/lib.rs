@@ -127,10 +127,8 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
             "global_defs" => global_defs(block, runs_vrrp, &mut timeouts, &mut globals, &mut faults),
             "vrrp_instance" => {
                 for vmac in block.statements().iter().filter(|statement| statement.keyword() == "use_vmac") {
-                    faults.warn(
-                        &vmac.place,
-                        "`use_vmac`: packets to a virtual MAC address do not reach xvs; remove it",
-                    );
+                    let why = "packets to a virtual MAC address do not reach xvs; remove it";
+                    faults.warn(&vmac.place, format!("`use_vmac`: {why}"));
                 }
             }
             _ => unused::outside(block, &mut faults),
@@ -145,11 +143,8 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
 
 /// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script whose name contains xvs.
 fn asks_xvs(block: &Block) -> bool {
-    block.keyword() == "vrrp_script"
-        && block
-            .statements()
-            .iter()
-            .any(|statement| statement.keyword() == "script" && statement.text.contains("xvs"))
+    let mut scripts = block.statements().iter().filter(|statement| statement.keyword() == "script");
+    block.keyword() == "vrrp_script" && scripts.any(|script| script.text.contains("xvs"))
 }
 
 /// Removes the services that an earlier virtual server has.

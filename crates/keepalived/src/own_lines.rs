@@ -34,14 +34,9 @@ pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &m
         if block.keyword() != KEYWORD || around == "virtual_server" {
             return true;
         }
-        faults.error(
-            &block.place,
-            format!(
-                "`{}` is in the wrong place: it can stand directly in a `virtual_server` alone, and say syn-proxy, \
-                 client-address or limit set; other words belong into a rules file",
-                block.text
-            ),
-        );
+        let advice = "it can stand directly in a `virtual_server` alone, and say syn-proxy, client-address or limit \
+                      set; other words belong into a rules file";
+        faults.error(&block.place, format!("`{}` is in the wrong place: {advice}", block.text));
         false
     });
 }

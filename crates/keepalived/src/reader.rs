@@ -205,10 +205,8 @@ impl Reader<'_> {
         }
         if line.starts_with(OWN_LINE) {
             // Passed to xvs unchanged, without parameters and blocks.
-            return self.read.tokens.push(Token {
-                place: self.place.clone(),
-                kind: TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0)),
-            });
+            let kind = TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0));
+            return self.read.tokens.push(Token { place: self.place.clone(), kind });
         }
         if let Some((name, value)) = definition(line) {
             return self.define(name.to_owned(), Vec::new(), value);
@@ -443,10 +441,8 @@ fn alternatives(pattern: &str) -> Vec<String> {
     }
     let before = &pattern[..open];
     let after = &pattern[cuts[cuts.len() - 1] + 1..];
-    cuts.windows(2)
-        .map(|cut| &pattern[cut[0] + 1..cut[1]])
-        .flat_map(|alternative| alternatives(&format!("{before}{alternative}{after}")))
-        .collect()
+    let each = cuts.windows(2).map(|cut| &pattern[cut[0] + 1..cut[1]]);
+    each.flat_map(|each| alternatives(&format!("{before}{each}{after}"))).collect()
 }
 
 /// The directory of a file without links in its path, as a process that changes into it sees it.

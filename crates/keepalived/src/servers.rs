@@ -79,10 +79,8 @@ impl<'a> Draft<'a> {
             "weight" => set(&mut self.weight, faults.number(block, 0..=i32::MAX as u32)),
             "lvs_method" => set(&mut self.method, faults.method(block)),
             "lb_kind" => {
-                faults.warn(
-                    &block.place,
-                    "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`",
-                );
+                let text = "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`";
+                faults.warn(&block.place, text);
                 set(&mut self.method, faults.method(block));
             }
             "uthreshold" => *upper = faults.number(block, 0..=u32::MAX).unwrap_or(*upper),

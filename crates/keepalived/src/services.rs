@@ -55,10 +55,8 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         if known.insert(server.endpoint) {
             real_servers.push(server);
         } else {
-            faults.warn(
-                &server.place,
-                format!("{} is already a real server; the first definition is used", server.endpoint),
-            );
+            let text = format!("{} is already a real server; the first definition is used", server.endpoint);
+            faults.warn(&server.place, text);
         }
     }
     if real_servers.is_empty() {

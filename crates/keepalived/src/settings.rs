@@ -65,19 +65,14 @@ impl Settings {
 
     /// Applies a statement.
     pub(super) fn apply(&mut self, block: &Block, faults: &mut Faults) {
-        let known = match block.keyword() {
-            // In a virtual server `alpha` has no value.
-            "alpha" => {
-                self.timing.apply(&Block { words: vec!["alpha".to_owned()], ..block.clone() }, 1, faults)
-            }
-            _ => {
-                self.timing.apply(block, 1, faults)
-                    || self.apply_scheduling(block, faults)
-                    || self.apply_persistence(block, faults)
-                    || self.apply_sorry_server(block, faults)
-                    || self.apply_rest(block, faults)
-            }
-        };
+        // In a virtual server `alpha` has no value.
+        let alone = Block { words: vec![block.keyword().to_owned()], ..block.clone() };
+        let for_timing = if block.keyword() == "alpha" { &alone } else { block };
+        let known = self.timing.apply(for_timing, 1, faults)
+            || self.apply_scheduling(block, faults)
+            || self.apply_persistence(block, faults)
+            || self.apply_sorry_server(block, faults)
+            || self.apply_rest(block, faults);
         faults.line(block, known);
     }
 
@@ -235,10 +230,8 @@ impl Settings {
         }
         let scheduler = self.scheduler.as_deref().unwrap_or(DEFAULT_SCHEDULER);
         if self.slow_start_seconds.is_some() && xvs_sched::scheduler::full_share(scheduler).is_none() {
-            faults.warn_of(
-                block,
-                format!("{scheduler} has no `slow_start`, because addresses decide; it is left out"),
-            );
+            let why = "has no `slow_start`, because addresses decide; it is left out";
+            faults.warn_of(block, format!("{scheduler} {why}"));
             self.slow_start_seconds = None;
         }
         if self.scheduler.is_none() {
@@ -250,17 +243,13 @@ impl Settings {
     pub(super) fn services(&self, head: &Head, mark_family: Family) -> Vec<(ServiceKey, ServiceOptions)> {
         let protocol = self.protocol.unwrap_or(Protocol::UDP);
         let mut known = HashSet::new();
-        head.entries
-            .iter()
-            .map(|entry| match *entry {
-                Entry::Address(addr, port) => {
-                    ServiceKey::Address { protocol, endpoint: Endpoint::new(addr, port) }
-                }
-                Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
-            })
-            .filter(|key| known.insert(*key))
-            .map(|key| (key, self.options(key.family())))
-            .collect()
+        let keys = head.entries.iter().map(|entry| match *entry {
+            Entry::Address(addr, port) => {
+                ServiceKey::Address { protocol, endpoint: Endpoint::new(addr, port) }
+            }
+            Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
+        });
+        keys.filter(|key| known.insert(*key)).map(|key| (key, self.options(key.family()))).collect()
     }
 
     fn options(&self, family: Family) -> ServiceOptions {
@@ -293,10 +282,9 @@ impl Settings {
         let hysteresis = self.hysteresis.min(quorum.saturating_sub(1));
         if hysteresis < self.hysteresis {
             let given = self.hysteresis;
-            faults.warn_of(
-                block,
-                format!("a hysteresis of {given} is not below the quorum; it is lowered to {hysteresis}"),
-            );
+            let text =
+                format!("a hysteresis of {given} is not below the quorum; it is lowered to {hysteresis}");
+            faults.warn_of(block, text);
         }
         if quorum.saturating_add(hysteresis) > weight {
             faults.warn_of(

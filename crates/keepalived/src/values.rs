@@ -107,10 +107,8 @@ impl Faults {
             && !more.is_empty()
             && block.body.is_none()
         {
-            self.warn_of(
-                block,
-                format!("`{}` is left out; put each keyword on a line of its own", more.join(" ")),
-            );
+            let why = "is left out; put each keyword on a line of its own";
+            self.warn_of(block, format!("`{}` {why}", more.join(" ")));
         }
         value
     }
