@@ -21,60 +21,57 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
 }
 
 fn presence(facts: &Facts, attachment: &Attachment<'_>, vip: IpAddr) -> Finding {
-    let answer = facts.answers.iter().find(|answer| answer.addr == vip);
-    match (attachment.towards_clients(vip), facts.holder(vip), answer) {
-        (Some(link), ..) => {
-            let found = format!(
-                "its clients come in by {}, to which xvsd is not attached, so their packets go to the kernel; {}",
+    let address = Finding::of("address", vip);
+    if let Some(link) = attachment.towards_clients(vip) {
+        return address
+            .fail(format!(
+                "its clients come in by {}, to which xvsd is not attached, so their packets go to the \
+                 kernel; {}",
                 link.name,
                 attachment.step(link)
-            );
-            Finding::fail(ADDRESS, vip, found).seen("ip address")
-        }
-        (None, Some(link), _) => {
-            Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address")
-        }
-        (None, None, Some(Answer { link, mac, .. })) => {
-            let found = format!(
-                "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the other director of \
-                 a pair, which has it at the moment"
-            );
-            Finding::warn(ADDRESS, vip, found).seen(format!("ip address; ARP probes on {link}"))
-        }
-        (None, None, None) => {
-            let bits = if vip.is_ipv4() { "32" } else { "128" };
-            // During duplicate address detection, the kernel does not answer for an IPv6 address.
-            let nodad = if vip.is_ipv4() { "" } else { " nodad" };
-            let beside = beside(facts, vip);
-            let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| link.name.as_str());
-            let mend = format!("ip address add {vip}/{bits} dev {dev}{nodad}");
-            let finding = match beside {
-                Some(link) => {
-                    let found = format!(
-                        "no interface has it, and no other machine answers for it to clients on {}",
-                        link.name
-                    );
-                    Finding::fail(ADDRESS, vip, found)
-                }
-                None => {
-                    let found =
-                        "no interface has it; correct only if routers have a route for it to this machine";
-                    Finding::warn(ADDRESS, vip, found)
-                }
-            };
-            finding.seen("ip address").mend(mend)
-        }
+            ))
+            .seen("ip address");
     }
+    if let Some(link) = facts.holder(vip) {
+        return address.ok(format!("{} has it", link.name)).seen("ip address");
+    }
+    if let Some(Answer { link, mac, .. }) = facts.answers.iter().find(|answer| answer.addr == vip) {
+        return address
+            .warn(format!(
+                "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the \
+                 other director of a pair, which has it at the moment"
+            ))
+            .seen(format!("ip address; ARP probes on {link}"));
+    }
+    let beside = beside(facts, vip);
+    let finding = match beside {
+        Some(link) => address.fail(format!(
+            "no interface has it, and no other machine answers for it to clients on {}",
+            link.name
+        )),
+        None => {
+            address.warn("no interface has it; correct only if routers have a route for it to this machine")
+        }
+    };
+    let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| &link.name);
+    finding.seen("ip address").mend(match vip {
+        IpAddr::V4(_) => format!("ip address add {vip}/32 dev {dev}"),
+        // During duplicate address detection, the kernel does not answer for an IPv6 address.
+        IpAddr::V6(_) => format!("ip address add {vip}/128 dev {dev} nodad"),
+    })
 }
 
 /// The attached link whose network contains an address.
 pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
-    facts.links().find(|link| is_in_network_of(link, vip))
+    facts.links().find(|link| network_of(link, vip).is_some())
 }
 
-fn is_in_network_of(link: &Link, addr: IpAddr) -> bool {
-    let mut networks = link.addresses.iter().filter_map(|&(own, len)| Prefix::new(own, len));
-    networks.any(|network| network.contains(addr))
+/// The network of a link that contains an address.
+pub(super) fn network_of(link: &Link, addr: IpAddr) -> Option<Prefix> {
+    link.addresses
+        .iter()
+        .filter_map(|&(own, len)| Prefix::new(own, len))
+        .find(|network| network.contains(addr))
 }
 
 /// The attached link most likely to receive clients' packets: the link of the default route, otherwise the first one.
@@ -87,9 +84,10 @@ fn towards_clients(facts: &Facts) -> Option<&Link> {
 
 /// The link of the default route of IPv4.
 fn default_link(network: &Network) -> Option<&Link> {
-    let routes = network.routes.iter().filter(|route| route.table == Table::MAIN);
-    let route = routes
-        .filter(|route| route.dest.is_default() && route.dest.addr().is_ipv4())
+    let route = network
+        .routes
+        .iter()
+        .filter(|route| route.table == Table::MAIN && route.dest.is_default() && route.dest.addr().is_ipv4())
         .min_by_key(|route| route.metric)?;
     let RouteAction::Unicast(hops) = &route.action else { return None };
     let ifindex = hops.first()?.ifindex;
@@ -104,39 +102,42 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
 fn own_answer(facts: &Facts, vip: IpAddr) -> Option<Finding> {
     let holder = facts.holder(vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
     let link = beside(facts, vip).or_else(|| towards_clients(facts))?;
-    let silent = facts.highest(&link.name, IGNORE);
-    let finding = if silent == 0 {
-        let found = format!("{} has it, and {} answers ARP for it", holder.name, link.name);
-        Finding::ok(ARP, vip, found)
-    } else {
-        let found = format!(
-            "{} has it, and with arp_ignore {silent} the kernel does not answer for it on {}; so clients and \
-             routers there cannot resolve it",
-            holder.name, link.name
-        );
-        Finding::fail(ARP, vip, found).mend(format!("ip address add {vip}/32 dev {}", link.name))
+    let arp = Finding::of(ARP, vip);
+    let finding = match facts.highest(&link.name, IGNORE) {
+        0 => arp.ok(format!("{} has it, and {} answers ARP for it", holder.name, link.name)),
+        silent => arp
+            .fail(format!(
+                "{} has it, and with arp_ignore {silent} the kernel does not answer for it on {}; so clients \
+                 and routers there cannot resolve it",
+                holder.name, link.name
+            ))
+            .mend(format!("ip address add {vip}/32 dev {}", link.name)),
     };
     Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, IGNORE))))
 }
 
 /// Whether the kernel forwards packets that NAT real servers send on their own connections.
 pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
-    [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")]
-        .into_iter()
-        .filter(|(v4, _)| nat_servers(facts).any(|addr| addr.is_ipv4() == *v4))
-        .map(|(_, place)| {
-            let name = place.replace('/', ".");
-            let finding = if facts.setting(place) == 0 {
-                let found = format!(
-                    "{name} is 0: NAT real servers cannot open connections themselves (DNS, updates); services work"
-                );
-                Finding::warn("forwarding", "", found).mend(format!("sysctl -w {name}=1"))
-            } else {
-                Finding::ok("forwarding", "", format!("{name} is 1"))
-            };
-            finding.seen(format!("/proc/sys/{place}"))
-        })
-        .collect()
+    let mut findings = Vec::new();
+    for (v4, path) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
+        if !nat_servers(facts).any(|addr| addr.is_ipv4() == v4) {
+            continue;
+        }
+        let name = path.replace('/', ".");
+        let forwarding = Finding::of("forwarding", "");
+        let finding = if facts.setting(path) == 0 {
+            forwarding
+                .warn(format!(
+                    "{name} is 0: NAT real servers cannot open connections themselves (DNS, updates); \
+                     services work"
+                ))
+                .mend(format!("sysctl -w {name}=1"))
+        } else {
+            forwarding.ok(format!("{name} is 1"))
+        };
+        findings.push(finding.seen(format!("/proc/sys/{path}")));
+    }
+    findings
 }
 
 /// Whether the kernel would redirect NAT real servers to a route past the director.
@@ -148,22 +149,27 @@ pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
 }
 
 fn redirects_on(facts: &Facts, link: &Link) -> Option<Finding> {
-    let served = nat_servers(facts).any(|addr| addr.is_ipv4() && is_in_network_of(link, addr));
+    let is_of_link = |addr: IpAddr| addr.is_ipv4() && network_of(link, addr).is_some();
     // Whether clients' packets arrive on the same link: their router or their network is there.
     let clients = default_link(&facts.network).is_some_and(|default| default.ifindex == link.ifindex)
-        || facts.virtual_addresses().into_iter().any(|addr| addr.is_ipv4() && is_in_network_of(link, addr));
-    if !(served && clients) {
+        || facts.virtual_addresses().into_iter().any(is_of_link);
+    if !clients || !nat_servers(facts).any(is_of_link) {
         return None;
     }
     // Redirects are sent if either setting is 1 (kernel ip-sysctl.rst, send_redirects).
     let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
+    let subject = Finding::of("redirects", &link.name);
     let finding = if all + own == 0 {
-        Finding::ok("redirects", &link.name, "the kernel sends no ICMP redirects")
+        subject.ok("the kernel sends no ICMP redirects")
     } else {
-        let found = "clients and real servers are on one link, and the kernel may redirect real servers past the director: \
-                     then their replies are not translated";
-        let mend = ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
-        Finding::warn("redirects", &link.name, found).mend(format!("sysctl -w {}", mend.join(" ")))
+        let [all, own] =
+            ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
+        subject
+            .warn(
+                "clients and real servers are on one link, and the kernel may redirect real servers past the \
+                 director: then their replies are not translated",
+            )
+            .mend(format!("sysctl -w {all} {own}"))
     };
     Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS))))
 }
@@ -180,17 +186,17 @@ fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding
         return None;
     }
     let name = &link.name;
-    let check = facts.highest(name, SOURCE);
-    let finding = if check == STRICT && default.ifindex != link.ifindex {
-        let found = format!(
-            "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that it receives on \
-             {name}, such as pings of the virtual address and packets that xvsd passes to it",
-            default.name
-        );
-        Finding::warn("source check", name, found)
-            .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
-    } else {
-        Finding::ok("source check", name, format!("rp_filter {check} is compatible with the routes"))
+    let subject = Finding::of("source check", name);
+    let finding = match facts.highest(name, SOURCE) {
+        STRICT if default.ifindex != link.ifindex => subject
+            .warn(format!(
+                "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that \
+                 it receives on {name}, such as pings of the virtual address and packets that xvsd passes to \
+                 it",
+                default.name
+            ))
+            .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name))),
+        check => subject.ok(format!("rp_filter {check} is compatible with the routes")),
     };
     Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
 }
@@ -207,7 +213,6 @@ fn sysctl(name: &str) -> String {
     name.replace('.', "/")
 }
 
-const ADDRESS: &str = "address";
 pub(super) const IGNORE: &str = "arp_ignore";
 pub(super) const REDIRECTS: &str = "send_redirects";
 pub(super) const SOURCE: &str = "rp_filter";
@@ -296,8 +301,8 @@ mod tests {
     #[test]
     fn redirects_are_a_warning_if_clients_and_nat_real_servers_share_a_link() {
         let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
-        for (place, value) in [("net/ipv4/ip_forward", "1\n"), ("net/ipv4/conf/lan/send_redirects", "1\n")] {
-            facts.settings.insert(place.to_owned(), value.to_owned());
+        for (path, value) in [("net/ipv4/ip_forward", "1\n"), ("net/ipv4/conf/lan/send_redirects", "1\n")] {
+            facts.settings.insert(path.to_owned(), value.to_owned());
         }
         assert_eq!(redirects(&facts), [], "clients are on wan");
         facts.network.add_route("0.0.0.0/0".parse().unwrap(), "192.0.2.254".parse().ok(), "lan").unwrap();

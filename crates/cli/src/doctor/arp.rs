@@ -4,7 +4,7 @@
 //! has the address on another interface answers too, unless it is configured not to. Blocks for the given time.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use xvs_proto::MacAddr;
@@ -62,45 +62,55 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
 /// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
 pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
     // `present` names a stranger that answers for an address that this machine lacks.
-    let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
-    let probed =
-        facts.virtual_addresses().into_iter().filter(|vip| vip.is_ipv4() && !facts.probed.is_empty());
-    let quiet = probed.filter(|vip| facts.answers.iter().all(|answer| answer.addr != *vip)).map(|vip| {
-        let found = "no other machine answers for it";
-        Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
-    });
-    answered.chain(quiet).collect()
+    let mut findings: Vec<_> =
+        facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer)).collect();
+    if facts.probed.is_empty() {
+        return findings;
+    }
+    for vip in facts.virtual_addresses().into_iter().filter(IpAddr::is_ipv4) {
+        if facts.answers.iter().all(|answer| answer.addr != vip) {
+            findings.push(
+                Finding::of(ARP, vip)
+                    .ok("no other machine answers for it")
+                    .seen(format!("ARP probes on {}", facts.probed.join(", "))),
+            );
+        }
+    }
+    findings
 }
 
 fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
     let Answer { addr, link, mac } = answer;
-    let addresses: Vec<_> =
-        facts.network.neighbours.iter().filter(|known| known.mac == *mac).map(|known| known.addr).collect();
-    let server = facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr));
-    let finding = match server {
+    let addresses: Vec<_> = facts
+        .network
+        .neighbours
+        .iter()
+        .filter(|neighbour| neighbour.mac == *mac)
+        .map(|neighbour| neighbour.addr)
+        .collect();
+    let arp = Finding::of(ARP, addr);
+    let finding = match facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr)) {
         Some((_, server)) => {
             let host = server.endpoint.addr;
-            let found = format!(
-                "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
-            );
-            let finding = Finding::fail(ARP, addr, found);
-            match server.options.method {
-                ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
-                    let tunnel = server.options.method == ForwardingMethod::Tunnel;
-                    let method = if tunnel { " --method tunnel" } else { "" };
-                    finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
-                }
+            let command = match server.options.method {
+                ForwardingMethod::DirectRouting => format!("xvs realserver up --vip {addr}"),
+                ForwardingMethod::Tunnel => format!("xvs realserver up --vip {addr} --method tunnel"),
                 // A NAT real server does not use the virtual address.
-                _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
-            }
+                _ => format!("ip address del {addr}/32 dev lo"),
+            };
+            arp.fail(format!(
+                "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
+            ))
+            .mend_on(host, command)
         }
         None if facts.holder((*addr).into()).is_none() => return None,
         None => {
             let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
-            let found = format!(
-                "{host} answers ARP for it on {link}: clients bypass the director; it is not a known real server"
-            );
-            Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
+            arp.fail(format!(
+                "{host} answers ARP for it on {link}: clients bypass the director; it is not a known real \
+                 server"
+            ))
+            .mend_on(host, format!("xvs realserver up --vip {addr}"))
         }
     };
     Some(finding.seen(format!("ARP probes on {link}")))

@@ -110,15 +110,17 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge(Clock { addr, ahead_millis }: &Clock) -> Finding {
+    let clock = Finding::of("clock", addr);
     match ahead_millis {
-        Err(why) => Finding::warn("clock", addr, why),
+        Err(why) => clock.warn(why),
         Ok(ahead) if ahead.abs() < APART_MILLIS => {
-            Finding::ok("clock", addr, format!("{} ms apart from this machine's clock", ahead.abs()))
+            clock.ok(format!("{} ms apart from this machine's clock", ahead.abs()))
         }
         Ok(ahead) => {
             let side = if *ahead > 0 { "ahead of" } else { "behind" };
-            let found = format!("{:.1} s {side} this machine's clock", ahead.abs() as f64 / 1000.0);
-            Finding::warn("clock", addr, found).mend("timedatectl set-ntp true")
+            clock
+                .warn(format!("{:.1} s {side} this machine's clock", ahead.abs() as f64 / 1000.0))
+                .mend("timedatectl set-ntp true")
         }
     }
 }

@@ -182,8 +182,8 @@ impl Facts {
     }
 
     /// A setting of the kernel, as a number; 0 if it is not known.
-    pub(super) fn setting(&self, place: &str) -> u32 {
-        self.settings.get(place).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    pub(super) fn setting(&self, path: &str) -> u32 {
+        self.settings.get(path).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
     /// An IPv4 setting of an interface for which the kernel uses the maximum of the interface's value and `all`.
@@ -205,9 +205,12 @@ impl Facts {
     /// Whether this is one of the examined interfaces, or a bond of such.
     pub(super) fn names(&self, link: &str) -> bool {
         self.interfaces.iter().any(|interface| {
-            let own = self.network.link_named(&interface.name);
-            let bond = own.and_then(|own| bond_of(own, &self.network.links));
-            interface.name == link || bond.is_some_and(|bond| bond.name == link)
+            interface.name == link
+                || self
+                    .network
+                    .link_named(&interface.name)
+                    .and_then(|own| bond_of(own, &self.network.links))
+                    .is_some_and(|bond| bond.name == link)
         })
     }
 
@@ -218,8 +221,9 @@ impl Facts {
 
     /// The link that has an address; an examined one, if several have it.
     pub(super) fn holder(&self, addr: IpAddr) -> Option<&Link> {
-        let links = self.network.links.iter();
-        links
+        self.network
+            .links
+            .iter()
             .filter(|link| link.addresses.iter().any(|&(held, _)| held == addr))
             .max_by_key(|link| self.names(&link.name))
     }

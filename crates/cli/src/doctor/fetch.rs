@@ -49,14 +49,11 @@ impl Fleet {
     /// # Errors
     /// A file that cannot be read.
     pub(super) fn fetch(&self) -> Result<Vec<Asked>, Box<dyn Error>> {
-        let token = match &self.token_file {
-            Some(path) => {
-                let token =
-                    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                Some(format!("Bearer {}", token.trim()))
-            }
-            None => None,
-        };
+        let mut token = None;
+        if let Some(path) = &self.token_file {
+            let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            token = Some(format!("Bearer {}", text.trim()));
+        }
         let access = Arc::new(Access { token, tls: Arc::new(tls(self.ca_file.as_ref())?) });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -66,8 +63,7 @@ impl Fleet {
             let asked: Vec<_> = self
                 .fleet
                 .iter()
-                .cloned()
-                .map(|name| (name.clone(), tokio::spawn(ask(name, access.clone()))))
+                .map(|name| (name.clone(), tokio::spawn(ask(name.clone(), access.clone()))))
                 .collect();
             let mut pages = Vec::new();
             for (name, page) in asked {
@@ -108,8 +104,9 @@ fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
-    let url = if director.contains("://") { director } else { format!("http://{director}") };
-    let url: Uri = url.parse().map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
+    let url: Uri = if director.contains("://") { director } else { format!("http://{director}") }
+        .parse()
+        .map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
     let mut left = BYTES_MAX;
     let mut page = fetch(&url, 1, &access, &mut left).await?;
     for number in 2..=page.pages {
@@ -120,13 +117,17 @@ async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
 
 /// One page of the services. `left` are the bytes that may still be read.
 async fn fetch(url: &Uri, number: usize, access: &Access, left: &mut usize) -> Result<Page, NoPage> {
-    let text = timeout(PATIENCE, read(url, number, access)).await;
-    let text = text.map_err(|_| format!("no answer within {PATIENCE:?}{CHECK}"))??;
-    let too_much = || format!("its /status.json has more than {BYTES_MAX} bytes; is it a director?");
-    *left = left.checked_sub(text.len()).ok_or_else(too_much)?;
+    let text = timeout(PATIENCE, read(url, number, access))
+        .await
+        .map_err(|_| format!("no answer within {PATIENCE:?}{CHECK}"))??;
+    *left = left
+        .checked_sub(text.len())
+        .ok_or_else(|| format!("its /status.json has more than {BYTES_MAX} bytes; is it a director?"))?;
     Ok(serde_json::from_slice(&text).map_err(|error| {
-        let error = ForeignText::from(error.to_string());
-        format!("its /status.json is not one of this version of xvs: {error}; install one version")
+        format!(
+            "its /status.json is not one of this version of xvs: {}; install one version",
+            ForeignText::from(error.to_string())
+        )
     })?)
 }
 
@@ -135,28 +136,27 @@ async fn read(url: &Uri, number: usize, access: &Access) -> Result<Vec<u8>, NoPa
     // An IPv6 address of a URL is in brackets.
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_u16().unwrap_or(PORT);
-    let stream = TcpStream::connect((name.as_str(), port)).await;
-    let stream = stream.map_err(|error| format!("{error}{CHECK}"))?;
-    let mut request =
+    let stream =
+        TcpStream::connect((name.as_str(), port)).await.map_err(|error| format!("{error}{CHECK}"))?;
+    let mut builder =
         Request::get(format!("/status.json?page={number}")).header(HOST, format!("{host}:{port}"));
     if let Some(token) = &access.token {
-        request = request.header(AUTHORIZATION, token);
+        builder = builder.header(AUTHORIZATION, token);
     }
-    let request = request.body(Empty::new()).map_err(|_| "the token is not one word of ASCII letters")?;
-    match url.scheme_str() {
-        Some("https") => {
-            let name = ServerName::try_from(name)?;
-            let stream = TlsConnector::from(access.tls.clone()).connect(name, stream).await;
-            let stream = stream.map_err(|error| match error.to_string().contains("CaUsedAsEndEntity") {
-                true => {
-                    "its certificate is an authority's; give it one with basicConstraints CA:FALSE".to_owned()
-                }
-                false => format!("TLS: {error}; see --ca-file"),
-            })?;
-            exchange(stream, request).await
-        }
-        _ => exchange(stream, request).await,
+    let request = builder.body(Empty::new()).map_err(|_| "the token is not one word of ASCII letters")?;
+    if url.scheme_str() != Some("https") {
+        return exchange(stream, request).await;
     }
+    let stream = TlsConnector::from(access.tls.clone())
+        .connect(ServerName::try_from(name)?, stream)
+        .await
+        .map_err(|error| match error.to_string().contains("CaUsedAsEndEntity") {
+            true => {
+                "its certificate is an authority's; give it one with basicConstraints CA:FALSE".to_owned()
+            }
+            false => format!("TLS: {error}; see --ca-file"),
+        })?;
+    exchange(stream, request).await
 }
 
 async fn exchange(

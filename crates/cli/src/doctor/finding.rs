@@ -24,6 +24,13 @@ pub(super) struct Finding {
     pub mend: Option<Mend>,
 }
 
+/// A check and the object that it examined.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    check: &'static str,
+    object: String,
+}
+
 /// The level of a finding, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -53,26 +60,9 @@ pub(super) fn worst(findings: &[Finding]) -> Level {
 }
 
 impl Finding {
-    pub(super) fn new(
-        level: Level,
-        check: &'static str,
-        object: impl ToString,
-        found: impl ToString,
-    ) -> Self {
-        let object = object.to_string();
-        Self { level, check, object, found: found.to_string(), seen: String::new(), mend: None }
-    }
-
-    pub(super) fn ok(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
-        Self::new(Level::Ok, check, object, found)
-    }
-
-    pub(super) fn warn(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
-        Self::new(Level::Warn, check, object, found)
-    }
-
-    pub(super) fn fail(check: &'static str, object: impl ToString, found: impl ToString) -> Self {
-        Self::new(Level::Fail, check, object, found)
+    /// Findings of a check about this object.
+    pub(super) fn of(check: &'static str, object: impl ToString) -> Subject {
+        Subject { check, object: object.to_string() }
     }
 
     /// Adds the source of the information.
@@ -88,6 +78,25 @@ impl Finding {
     /// Adds the command that corrects it on another machine.
     pub(super) fn mend_on(self, host: impl ToString, command: impl ToString) -> Self {
         Self { mend: Some(Mend { command: command.to_string(), on: Some(host.to_string()) }), ..self }
+    }
+}
+
+impl Subject {
+    pub(super) fn ok(&self, found: impl ToString) -> Finding {
+        self.at(Level::Ok, found)
+    }
+
+    pub(super) fn warn(&self, found: impl ToString) -> Finding {
+        self.at(Level::Warn, found)
+    }
+
+    pub(super) fn fail(&self, found: impl ToString) -> Finding {
+        self.at(Level::Fail, found)
+    }
+
+    pub(super) fn at(&self, level: Level, found: impl ToString) -> Finding {
+        let Self { check, object } = self.clone();
+        Finding { level, check, object, found: found.to_string(), seen: String::new(), mend: None }
     }
 }
 
@@ -124,24 +133,26 @@ mod tests {
 
     #[test]
     fn a_finding_is_a_paragraph_of_80_columns_and_its_command_a_line() {
-        let found =
-            "its MTU of 9000 bytes lets in packets that do not fit one frame, and so xvsd does not start";
-        let finding =
-            Finding::fail("interface", "eth0", found).seen("netlink").mend("ip link set dev eth0 mtu 3498");
+        let finding = Finding::of("interface", "eth0")
+            .fail(
+                "its MTU of 9000 bytes lets in packets that do not fit one frame, and so xvsd does not start",
+            )
+            .seen("netlink")
+            .mend("ip link set dev eth0 mtu 3498");
         let expected = "\
 fail  interface eth0: its MTU of 9000 bytes lets in packets that do not fit one
       frame, and so xvsd does not start [netlink]
       fix: ip link set dev eth0 mtu 3498
 ";
         assert_eq!(finding.to_string(), expected);
-        let other = Finding::ok("kernel", "", "Linux 6.18").mend_on("192.0.2.11", "true");
+        let other = Finding::of("kernel", "").ok("Linux 6.18").mend_on("192.0.2.11", "true");
         assert_eq!(other.to_string(), "ok    kernel: Linux 6.18\n      fix on 192.0.2.11: true\n");
     }
 
     #[test]
     fn the_level_of_findings_is_the_worst_one() {
-        let [ok, warn, fail] =
-            [Finding::ok("a", "", ""), Finding::warn("b", "", ""), Finding::fail("c", "", "")];
+        let subject = Finding::of("kernel", "");
+        let [ok, warn, fail] = [subject.ok(""), subject.warn(""), subject.fail("")];
         assert_eq!(worst(&[]), Level::Ok);
         assert_eq!(worst(&[ok.clone(), warn.clone()]), Level::Warn);
         assert_eq!(worst(&[fail, warn, ok]), Level::Fail);

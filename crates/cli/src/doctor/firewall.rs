@@ -40,19 +40,25 @@ pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
             }
         }
     }
-    let mut findings: Vec<_> = concerned.iter().take(NAMED).map(|(text, of)| useless(text, of)).collect();
+    let firewall = Finding::of(CHECK, "");
+    let mut findings: Vec<_> =
+        concerned.iter().take(NAMED).map(|(text, services)| useless(text, services)).collect();
     if concerned.len() > NAMED {
-        let found =
-            format!("{} more rules that drop packets of services have no effect", concerned.len() - NAMED);
-        findings.push(Finding::warn(CHECK, "", found));
+        findings.push(firewall.warn(format!(
+            "{} more rules that drop packets of services have no effect",
+            concerned.len() - NAMED
+        )));
     }
     if visits >= VISITS_MAX {
-        let found = format!("not all rules were examined: more than {VISITS_MAX} for all services together");
-        findings.push(Finding::warn(CHECK, "", found));
+        findings.push(
+            firewall.warn(format!(
+                "not all rules were examined: more than {VISITS_MAX} for all services together"
+            )),
+        );
     }
     let was_read = facts.faults.iter().all(|fault| fault.check != CHECK);
     if findings.is_empty() && was_read && !facts.services.is_empty() {
-        findings.push(Finding::ok(CHECK, "", "no rule of netfilter drops packets of services"));
+        findings.push(firewall.ok("no rule of netfilter drops packets of services"));
     }
     findings.into_iter().map(|finding| finding.seen("nft list ruleset, iptables-save")).collect()
 }
@@ -63,12 +69,11 @@ fn useless(text: &str, services: &[String]) -> Finding {
         2 => " and 1 more service".to_owned(),
         count => format!(" and {} more services", count - 1),
     };
-    let service = services.first().map_or("", String::as_str);
-    let found = format!(
-        "«{text}» does not drop packets for {service}{more}: XDP runs before netfilter. Filter on the routers before the \
-         director, or on the real servers"
-    );
-    Finding::warn(CHECK, "", found)
+    Finding::of(CHECK, "").warn(format!(
+        "«{text}» does not drop packets for {}{more}: XDP runs before netfilter. Filter on the routers \
+         before the director, or on the real servers",
+        services[0]
+    ))
 }
 
 /// The evaluation of a table for packets of one service.
@@ -140,9 +145,9 @@ impl<'a> Walk<'a> {
     }
 
     fn extent(&self, rule: &Rule) -> Extent {
-        let criteria = rule.criteria.iter().map(|criterion| self.of_criterion(criterion)).min();
+        let criteria = rule.criteria.iter().map(|criterion| self.of_criterion(criterion));
         let unknown = rule.obstacle.as_ref().map(|_| Extent::Some);
-        criteria.into_iter().chain(unknown).min().unwrap_or(Extent::All)
+        criteria.chain(unknown).min().unwrap_or(Extent::All)
     }
 
     fn of_criterion(&self, criterion: &Criterion) -> Extent {
@@ -151,8 +156,8 @@ impl<'a> Walk<'a> {
             Match::OfNew { matches: false, .. } => Extent::None,
             Match::Packet(test) => self.of_test(test),
             Match::Interface(names) => {
-                let attached = self.attached.iter();
-                match attached.filter(|attached| names.iter().any(|name| is_named(attached, name))).count() {
+                let is_matched = |interface: &&&str| names.iter().any(|name| is_named(interface, name));
+                match self.attached.iter().filter(is_matched).count() {
                     0 => Extent::None,
                     count if count == self.attached.len() => Extent::All,
                     _ => Extent::Some,

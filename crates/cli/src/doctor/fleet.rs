@@ -67,10 +67,13 @@ pub(super) fn examine(directors: &[Asked]) -> Vec<Finding> {
         findings.push(match page {
             Ok(page) => {
                 answered.push((name, page));
-                let found = format!("xvsd {} with {} services", page.status.version, page.services.len());
-                Finding::ok("director", name, found)
+                Finding::of("director", name).ok(format!(
+                    "xvsd {} with {} services",
+                    page.status.version,
+                    page.services.len()
+                ))
             }
-            Err(why) => Finding::fail("director", name, why),
+            Err(why) => Finding::of("director", name).fail(why),
         });
     }
     findings.extend(services(&answered));
@@ -93,18 +96,17 @@ fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
         let before = findings.len();
         let (first, service) = there[0];
         for (name, _) in directors.iter().filter(|(name, _)| !there.iter().any(|(has, _)| has == name)) {
-            let found = format!(
-                "{name} does not have it, {first} does; `xvs apply` the rules of {first} on {name}, but with the lines \
-                 `laddr` of {name}"
-            );
-            findings.push(Finding::fail(SERVICE, key, found));
+            findings.push(Finding::of(SERVICE, key).fail(format!(
+                "{name} does not have it, {first} does; `xvs apply` the rules of {first} on {name}, but with \
+                 the lines `laddr` of {name}"
+            )));
         }
         for (name, other) in &there[1..] {
             findings.extend(compare(key, (first, service), (name, other)));
         }
         findings.extend(masqueraded(key, &there));
         if findings.len() == before {
-            findings.push(Finding::ok(SERVICE, key, "equal on all directors"));
+            findings.push(Finding::of(SERVICE, key).ok("equal on all directors"));
         }
         findings.extend(scheduler(key, service));
     }
@@ -113,52 +115,50 @@ fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
 
 /// The differences between a service on two directors.
 fn compare(key: &ForeignText, (first, a): (&str, &Service), (second, b): (&str, &Service)) -> Vec<Finding> {
+    let subject = Finding::of(SERVICE, key);
     let mut findings = Vec::new();
     if a.rule != b.rule {
-        let found = format!("`{}` on {second}, `{}` on {first}", b.rule, a.rule);
-        findings.push(Finding::fail(SERVICE, key, found).mend_on(second, format!("xvsadm -E {}", a.rule)));
+        findings.push(
+            subject
+                .fail(format!("`{}` on {second}, `{}` on {first}", b.rule, a.rule))
+                .mend_on(second, format!("xvsadm -E {}", a.rule)),
+        );
     }
     let mut here = a.members();
     let mut there = b.members();
     for (has, lacks, of, in_other) in [(first, second, &here, &there), (second, first, &there, &here)] {
         for server in of.iter().filter(|server| in_other.iter().all(|other| other.server != server.server)) {
-            let found = format!(
-                "{lacks} does not have it in the service, {has} does; give both the same rules, and with checks \
-                 `inhibit_on_failure`, so that it stays in the service while it is down"
-            );
-            findings.push(Finding::fail(SERVER, format!("{key} {}", server.server), found));
+            findings.push(Finding::of(SERVER, format!("{key} {}", server.server)).fail(format!(
+                "{lacks} does not have it in the service, {has} does; give both the same rules, and with \
+                 checks `inhibit_on_failure`, so that it stays in the service while it is down"
+            )));
         }
     }
     here.retain(|server| there.iter().any(|other| other.server == server.server));
     there.retain(|server| here.iter().any(|other| other.server == server.server));
     for server in &here {
         let other = there.iter().find(|other| other.server == server.server).expect("it was retained above");
-        let object = format!("{key} {}", server.server);
+        let subject = Finding::of(SERVER, format!("{key} {}", server.server));
         if server.method != other.method {
             let [one, two] = [server, other].map(|server| server.method.clone().unwrap_or_default());
-            let found = format!("by {two} on {second}, by {one} on {first}; use one method");
-            findings.push(Finding::fail(SERVER, &object, found));
+            findings.push(subject.fail(format!("by {two} on {second}, by {one} on {first}; use one method")));
         }
         if server.weight != other.weight {
             let [one, two] = [server, other].map(|server| server.weight.unwrap_or_default());
-            let found = format!(
-                "weight {two} ({}) on {second}, {one} ({}) on {first}; if checks disagree, see `xvs health` on both, \
-                 else give it one weight",
+            findings.push(subject.fail(format!(
+                "weight {two} ({}) on {second}, {one} ({}) on {first}; if checks disagree, see `xvs health` \
+                 on both, else give it one weight",
                 other.state, server.state
-            );
-            findings.push(Finding::fail(SERVER, object, found));
+            )));
         }
     }
-    let [one, two] = [&here, &there].map(|servers| {
-        let names: Vec<_> = servers.iter().map(|server| server.server.to_string()).collect();
-        names.join(", ")
-    });
+    let [one, two] = [&here, &there]
+        .map(|servers| servers.iter().map(|server| server.server.to_string()).collect::<Vec<_>>().join(", "));
     if one != two {
-        let found = format!(
-            "the real servers have another order: {two} on {second}, {one} on {first}; delete them on {second} and \
-             add them again, from the last to the first of the list of {first}"
-        );
-        findings.push(Finding::fail(SERVICE, key, found));
+        findings.push(subject.fail(format!(
+            "the real servers have another order: {two} on {second}, {one} on {first}; delete them on \
+             {second} and add them again, from the last to the first of the list of {first}"
+        )));
     }
     findings
 }
@@ -168,51 +168,48 @@ fn masqueraded(key: &ForeignText, there: &[(&str, &Service)]) -> Option<Finding>
     let (name, server) = there.iter().find_map(|(name, service)| {
         Some((name, service.members().into_iter().find(|server| server.has_method("Masq"))?))
     })?;
-    let found = format!(
-        "{} is served by NAT on {name}: this real server sends all replies to one gateway, whichever director has the \
-         flow; use FULLNAT, direct routing or a tunnel",
+    Some(Finding::of(SERVICE, key).fail(format!(
+        "{} is served by NAT on {name}: this real server sends all replies to one gateway, whichever \
+         director has the flow; use FULLNAT, direct routing or a tunnel",
         server.server
-    );
-    Some(Finding::fail(SERVICE, key, found))
+    )))
 }
 
 /// A scheduler that does not choose by what is in the packet, or leaves real servers that cannot be used their share.
 fn scheduler(key: &ForeignText, service: &Service) -> Option<Finding> {
     // Escaped, because the operator copies it.
     let rule = service.rule.to_string();
-    let scheduler = rule.split(' ').skip_while(|word| *word != "-s").nth(1).unwrap_or_default();
-    let (found, mend) = match scheduler {
+    let subject = Finding::of(SERVICE, key);
+    let finding = match rule.split(' ').skip_while(|word| *word != "-s").nth(1).unwrap_or_default() {
         "dh" => return None,
-        "mh" | "sh" => {
-            let found = format!(
-                "scheduled by {scheduler} without `{scheduler}-fallback`: while a real server is down or has weight 0, \
-                 its share of new connections is refused"
-            );
-            (found, fallback_command(&rule)?)
-        }
-        _ => {
-            let found = format!(
-                "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was synchronized \
-                 gets another real server, and ends"
-            );
-            (found, scheduler_command(&rule, "-s mh -b mh-fallback,mh-port"))
-        }
+        scheduler @ ("mh" | "sh") => subject
+            .warn(format!(
+                "scheduled by {scheduler} without `{scheduler}-fallback`: while a real server is down or has \
+                 weight 0, its share of new connections is refused"
+            ))
+            .mend_on(EACH, fallback_command(&rule)?),
+        scheduler => subject
+            .warn(format!(
+                "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was \
+                 synchronized gets another real server, and ends"
+            ))
+            .mend_on(EACH, scheduler_command(&rule, "-s mh -b mh-fallback,mh-port")),
     };
-    Some(Finding::warn(SERVICE, key, found).mend_on("each director", mend))
+    Some(finding)
 }
 
 /// Whether a director that does not know a connection takes it over midway.
 fn sloppy_tcp(directors: &[Answered<'_>]) -> Vec<Finding> {
-    let findings: Vec<_> = directors
-        .iter()
-        .filter(|(_, page)| !page.sloppy_tcp)
-        .map(|(name, _)| {
-            let found = "off: a connection whose flow moves to it before it was synchronized ends";
-            Finding::warn(SLOPPY, name, found).mend_on(name, "xvs set sloppy_tcp 1")
-        })
-        .collect();
+    let mut findings = Vec::new();
+    for (name, _) in directors.iter().filter(|(_, page)| !page.sloppy_tcp) {
+        findings.push(
+            Finding::of(SLOPPY, name)
+                .warn("off: a connection whose flow moves to it before it was synchronized ends")
+                .mend_on(name, "xvs set sloppy_tcp 1"),
+        );
+    }
     if findings.is_empty() && !directors.is_empty() {
-        return vec![Finding::ok(SLOPPY, "", "on, on all directors")];
+        findings.push(Finding::of(SLOPPY, "").ok("on, on all directors"));
     }
     findings
 }
@@ -225,35 +222,39 @@ fn local_addresses(directors: &[Answered<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, (name, page)) in directors.iter().enumerate() {
         if page.local_addresses.is_empty() {
-            let found = "it has no local address of its own, so FULLNAT refuses new connections";
-            findings.push(Finding::fail(LOCAL, name, found).mend_on(name, "xvs laddr add ADDRESS"));
+            findings.push(
+                Finding::of(LOCAL, name)
+                    .fail("it has no local address of its own, so FULLNAT refuses new connections")
+                    .mend_on(name, "xvs laddr add ADDRESS"),
+            );
         }
         for addr in &page.local_addresses {
+            let subject = Finding::of(LOCAL, addr);
             for (other, page) in &directors[at + 1..] {
                 if page.local_addresses.contains(addr) {
-                    let found = format!(
-                        "new connections use it on {name} and on {other}, so replies go astray; give each director an \
-                         address of its own"
-                    );
-                    findings.push(Finding::fail(LOCAL, addr, found));
+                    findings.push(subject.fail(format!(
+                        "new connections use it on {name} and on {other}, so replies go astray; give each \
+                         director an address of its own"
+                    )));
                 }
             }
             for (other, page) in directors.iter().filter(|(other, _)| other != name) {
                 if !page.local_addresses.contains(addr) && !page.standby_addresses.contains(addr) {
-                    let found =
-                        format!("connections from it end with {name}: {other} does not take them over");
-                    let mend = format!("xvs laddr add {addr} --standby");
-                    findings.push(Finding::warn(LOCAL, addr, found).mend_on(other, mend));
+                    findings.push(
+                        subject
+                            .warn(format!(
+                                "connections from it end with {name}: {other} does not take them over"
+                            ))
+                            .mend_on(other, format!("xvs laddr add {addr} --standby")),
+                    );
                 }
             }
         }
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            LOCAL,
-            "",
-            "each director has one of its own, and those of the others as standby",
-        ));
+        findings.push(
+            Finding::of(LOCAL, "").ok("each director has one of its own, and those of the others as standby"),
+        );
     }
     findings
 }
@@ -263,36 +264,39 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
     let masters: Vec<_> = directors.iter().map(|(_, page)| page.daemon(SyncRole::Master)).collect();
     let mut findings = Vec::new();
     for ((name, page), master) in directors.iter().zip(&masters) {
+        let sync = Finding::of(SYNC, name);
         let Some((master, backup)) = master.zip(page.daemon(SyncRole::Backup)) else {
-            let found = "it does not run both daemons, so a connection ends when its flow moves and another real server \
-                         is chosen";
-            findings.push(Finding::warn(SYNC, name, found).seen("docs/failover.md, Connections"));
+            findings.push(
+                sync.warn(
+                    "it does not run both daemons, so a connection ends when its flow moves and another real \
+                     server is chosen",
+                )
+                .seen("docs/failover.md, Connections"),
+            );
             continue;
         };
         let own = backup.sync_id;
         if let Some(other) = masters.iter().flatten().find(|other| own != 0 && other.sync_id != own) {
-            let found = format!(
-                "its backup daemon accepts sync id {own}, its master sends {}, and another director sends {}; start \
-                 all daemons with one `--syncid`",
+            findings.push(sync.fail(format!(
+                "its backup daemon accepts sync id {own}, its master sends {}, and another director sends \
+                 {}; start all daemons with one `--syncid`",
                 master.sync_id, other.sync_id
-            );
-            findings.push(Finding::fail(SYNC, name, found));
+            )));
         }
         let (whole, behind): (Vec<_>, Vec<_>) =
             backup.peers.iter().partition(|peer| peer.table == SyncTable::Whole);
-        let whole = whole.len();
         let others = directors.len() - 1;
-        if whole < others || !behind.is_empty() {
-            let mut found = format!("in sync with {whole} of {others} other directors");
+        if whole.len() < others || !behind.is_empty() {
+            let mut found = format!("in sync with {} of {others} other directors", whole.len());
             for peer in behind {
                 let why = ForeignText::from(peer.why.as_deref().unwrap_or("its table is being fetched"));
                 found += &format!("; not with {}: {why}", peer.address);
             }
-            findings.push(Finding::warn(SYNC, name, found + "; see `xvs status` there"));
+            findings.push(sync.warn(found + "; see `xvs status` there"));
         }
     }
     if findings.is_empty() && !directors.is_empty() {
-        findings.push(Finding::ok(SYNC, "", "all directors send and receive connections"));
+        findings.push(Finding::of(SYNC, "").ok("all directors send and receive connections"));
     }
     findings
 }
@@ -322,6 +326,7 @@ impl Service {
 
 const SERVICE: &str = "service";
 const SERVER: &str = "real server";
+const EACH: &str = "each director";
 const SLOPPY: &str = "sloppy_tcp";
 const LOCAL: &str = "local address";
 const SYNC: &str = "sync";
@@ -494,7 +499,7 @@ mod tests {
         let page = serde_json::from_value(page(1)).unwrap();
         let findings =
             examine(&[("a:1".to_owned(), Err("the URL has no host".into())), ("b:1".to_owned(), Ok(page))]);
-        assert_eq!(findings[0], Finding::fail("director", "a:1", "the URL has no host"));
+        assert_eq!(findings[0], Finding::of("director", "a:1").fail("the URL has no host"));
         assert!(findings[1..].iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
     }
 }

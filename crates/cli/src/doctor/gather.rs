@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io, iter, thread};
 
 use clap::Args;
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -81,14 +81,17 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, Box<dyn Error>> {
         ..Facts::default()
     };
     if !geteuid().is_root() {
-        let found = "without root, no ARP request is sent and other namespaces are not read";
-        facts.faults.push(Finding::warn("rights", "", found).mend("sudo xvs doctor"));
+        facts.faults.push(
+            Finding::of("rights", "")
+                .warn("without root, no ARP request is sent and other namespaces are not read")
+                .mend("sudo xvs doctor"),
+        );
     }
     read_interfaces(&mut facts, asked)?;
     facts.settings = settings(&facts);
     match Realserver::status(Path::new(RECORDS), None) {
         Ok(status) => facts.real_server = status,
-        Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
+        Err(error) => facts.faults.push(Finding::of("real server", "").warn(error)),
     }
     read_netfilter(&mut facts, geteuid().is_root());
     ask_the_kernel(&mut facts).map_err(unread)?;
@@ -111,7 +114,11 @@ pub(super) fn gather_interfaces(asked: &Asked) -> Result<Facts, Box<dyn Error>> 
 
 fn read_interfaces(facts: &mut Facts, asked: &Asked) -> Result<(), Box<dyn Error>> {
     ask_the_daemon(facts);
-    read_the_config(facts, asked.config.as_deref());
+    if let Some(path) = &asked.config
+        && let Err(error) = read_the_config(facts, path)
+    {
+        facts.faults.push(Finding::of("config", "").fail(error));
+    }
     facts.network = read_network()?;
     facts.interfaces = interfaces(facts, &asked.interfaces);
     Ok(())
@@ -126,17 +133,17 @@ fn unread(error: io::Error) -> Box<dyn Error> {
 }
 
 fn ask_the_daemon(facts: &mut Facts) {
-    let mut client = match late_reply::connect(&default_socket()) {
-        Ok(client) => client,
+    let read = match late_reply::connect(&default_socket()) {
+        Ok(mut client) => read_daemon(facts, &mut client),
         Err(error) => {
             // The rest of the text describes how to start a daemon.
             facts.no_daemon = error.to_string().split(';').next().unwrap_or_default().to_owned();
             return;
         }
     };
-    if let Err(error) = read_daemon(facts, &mut client) {
+    if let Err(error) = read {
         facts.no_daemon = "xvsd is running, but its report could not be read".to_owned();
-        facts.faults.push(Finding::fail("daemon", "", error).seen(default_socket().display()));
+        facts.faults.push(Finding::of("daemon", "").fail(error).seen(default_socket().display()));
     }
 }
 
@@ -144,36 +151,32 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
     // Services and local addresses by one request: those of one moment.
     note_rules(facts, &state_of(question::rules().ask(daemon)?.rules)?);
     facts.daemon = Some(question::examine().ask(daemon)?);
-    let settings = question::settings().ask(daemon)?;
-    let steered = settings.iter().find(|setting| setting.key == "steered_endpoints");
-    facts.steered_endpoints = steered.and_then(|setting| setting.value.as_u64()?.try_into().ok());
+    facts.steered_endpoints = question::settings()
+        .ask(daemon)?
+        .iter()
+        .find(|setting| setting.key == "steered_endpoints")
+        .and_then(|setting| setting.value.as_u64()?.try_into().ok());
     Ok(())
 }
 
 /// Notes the services and local addresses of a state.
 fn note_rules(facts: &mut Facts, state: &State) {
-    let services =
-        state.services().map(|(key, service)| Service { key: *key, servers: service.destinations.clone() });
-    facts.services = services.collect();
+    facts.services = state
+        .services()
+        .map(|(key, service)| Service { key: *key, servers: service.destinations.clone() })
+        .collect();
     facts.locals = state.locals().to_vec();
 }
 
 /// Reads the file and the files that it names, and their services unless a daemon has reported services.
-fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
-    let Some(path) = path else { return };
-    match Config::read(path) {
-        Ok(config) => facts.config = config,
-        Err(error) => return facts.faults.push(Finding::fail("config", "", error)),
+fn read_the_config(facts: &mut Facts, path: &Path) -> Result<(), Box<dyn Error>> {
+    facts.config = Config::read(path)?;
+    let (state, faults) = read_named_files(&facts.config)?;
+    facts.faults.extend(faults);
+    if facts.daemon.is_none() {
+        note_rules(facts, &state);
     }
-    match read_named_files(&facts.config) {
-        Ok((state, faults)) => {
-            facts.faults.extend(faults);
-            if facts.daemon.is_none() {
-                note_rules(facts, &state);
-            }
-        }
-        Err(error) => facts.faults.push(Finding::fail("config", "", error)),
-    }
+    Ok(())
 }
 
 /// The state with which xvsd would start from this configuration, and what it would leave out.
@@ -200,30 +203,31 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
     let mut faults = Vec::new();
     for line in rules {
         if let Err(error) = state.apply(&line.command) {
-            let rules = config.rules.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-            faults.push(Finding::fail("rules", format!("{rules} line {}", line.number), error));
+            let file = config.rules.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+            faults.push(Finding::of("rules", format!("{file} line {}", line.number)).fail(error));
         }
     }
-    if let Some(file) = &config.keepalived.file {
+    if let Some(path) = &config.keepalived.file {
         let id = config.keepalived.config_id.clone().unwrap_or_else(xvs_keepalived::host);
-        let show = format!("xvs check --keepalived {}", file.display());
-        let object = file.display();
+        let file = path.display();
         let read =
-            xvs_keepalived::read(file, &id).map_err(|error| format!("keepalived file {object}: {error}"))?;
+            xvs_keepalived::read(path, &id).map_err(|error| format!("keepalived file {file}: {error}"))?;
         match Prepared::of(read) {
             Ok(prepared) => {
-                rules_of(&initial_state(&prepared.configuration).0).into_iter().for_each(|rule| {
+                for rule in rules_of(&initial_state(&prepared.configuration).0) {
                     // The other rules have been examined.
                     let _ = state.apply(&Command::Add(rule));
-                })
+                }
             }
             Err(refused) => {
                 let why = refused
                     .faults
                     .iter()
                     .find(|fault| fault.severity == Severity::Error)
-                    .map(|fault| format!("xvsd refuses the file; its first error is {fault}"));
-                faults.push(Finding::fail("keepalived", object, why.unwrap_or_default()).mend(show));
+                    .map(|fault| format!("xvsd refuses the file; its first error is {fault}"))
+                    .unwrap_or_default();
+                let check = format!("xvs check --keepalived {file}");
+                faults.push(Finding::of("keepalived", file).fail(why).mend(check));
             }
         }
     }
@@ -231,32 +235,41 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
 }
 
 fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
-    let attached: Vec<_> =
-        facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone())).collect();
-    let configured: Vec<_> = facts.config.interfaces.names().map(str::to_owned).collect();
-    let known = [named, &attached, &configured];
-    let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
+    let mut names = named.to_vec();
+    if names.is_empty()
+        && let Some(daemon) = &facts.daemon
+    {
+        names.extend(daemon.interfaces.iter().map(|interface| interface.name.clone()));
+    }
+    if names.is_empty() {
+        names.extend(facts.config.interfaces.names().map(str::to_owned));
+    }
     if names.is_empty() {
         let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
-        let found =
-            format!("none was named, so none was checked; this machine has {}", candidates.join(", "));
-        facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
+        facts.faults.push(
+            Finding::of("interface", "")
+                .warn(format!(
+                    "none was named, so none was checked; this machine has {}",
+                    candidates.join(", ")
+                ))
+                .mend("xvs doctor --interface IFACE"),
+        );
     }
     let mut interfaces = Vec::new();
     for name in names {
         match choose(&name, &facts.network.links) {
-            Ok(chosen) => interfaces.extend(chosen.into_iter().map(|(name, _)| look(name, None))),
+            Ok(chosen) => interfaces.extend(chosen.into_iter().map(|(name, _)| interface(name, None))),
             Err(why) => {
                 let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(&name));
                 let is_of_bond = attached.is_some_and(|attached| attached.bond.is_some());
-                interfaces.push(look(name, (!is_of_bond).then(|| why.to_string())));
+                interfaces.push(interface(name, (!is_of_bond).then(|| why.to_string())));
             }
         }
     }
     interfaces
 }
 
-fn look(name: String, refused: Option<String>) -> Interface {
+fn interface(name: String, refused: Option<String>) -> Interface {
     let device = Device::look(&name).map_err(|error| error.to_string());
     Interface { name, device, refused }
 }
@@ -277,17 +290,18 @@ fn read_netfilter(facts: &mut Facts, is_root: bool) {
     } else {
         vec!["netfilter's rules were not read: that needs root".to_owned()]
     };
-    facts.faults.extend(unread.into_iter().map(|why| Finding::warn(firewall::CHECK, "", why)));
+    facts.faults.extend(unread.into_iter().map(|why| Finding::of(firewall::CHECK, "").warn(why)));
 }
 
 /// Has the kernel resolve unknown next hops, and reads its path MTUs to real servers.
 fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
-    let known: BTreeSet<_> =
-        facts.network.neighbours.iter().map(|known| (known.ifindex, known.addr)).collect();
-    let unknown: BTreeSet<_> = next_hops(facts).into_iter().filter(|hop| !known.contains(hop)).collect();
-    if !unknown.is_empty() && geteuid().is_root() {
+    let mut unresolved = BTreeSet::from_iter(next_hops(facts));
+    for neighbour in &facts.network.neighbours {
+        unresolved.remove(&(neighbour.ifindex, neighbour.addr));
+    }
+    if !unresolved.is_empty() && geteuid().is_root() {
         // A next hop that the kernel refuses stays unresolved, and the check of neighbours reports it.
-        Neighbours::open()?.resolve(&unknown)?;
+        Neighbours::open()?.resolve(&unresolved)?;
     }
     let mut netlink = Netlink::open()?;
     let servers: BTreeSet<_> = facts.servers().map(|(_, server)| server.endpoint.addr).collect();
@@ -302,7 +316,7 @@ fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
 
 /// Sends ARP requests for the virtual addresses on all links at once, and collects the answers.
 fn ask_the_wire(facts: &mut Facts) {
-    let asked: Vec<Ipv4Addr> = facts
+    let mut asked: Vec<Ipv4Addr> = facts
         .virtual_addresses()
         .into_iter()
         .filter_map(|addr| match addr {
@@ -311,6 +325,18 @@ fn ask_the_wire(facts: &mut Facts) {
         })
         .collect();
     let hops: BTreeSet<_> = next_hops(facts).into_iter().map(|(ifindex, _)| ifindex).collect();
+    if !geteuid().is_root() || asked.is_empty() && hops.is_empty() {
+        return;
+    }
+    if asked.len() > MOST_ADDRESSES {
+        facts.faults.push(
+            Finding::of("arp", "").warn(format!(
+                "of {} virtual addresses, the first {MOST_ADDRESSES} were probed",
+                asked.len()
+            )),
+        );
+        asked.truncate(MOST_ADDRESSES);
+    }
     let links: Vec<_> = facts
         .network
         .links
@@ -318,51 +344,49 @@ fn ask_the_wire(facts: &mut Facts) {
         .filter(|link| {
             // The members of a bond are not examined: the bond has the addresses.
             let named = facts.names(&link.name) && bond_of(link, &facts.network.links).is_none();
-            let concerned = named || hops.contains(&link.ifindex);
-            concerned && link.up && link.mac.0 != [0; 6]
+            (named || hops.contains(&link.ifindex)) && link.up && link.mac.0 != [0; 6]
         })
-        .cloned()
         .collect();
-    if !geteuid().is_root() || asked.is_empty() && hops.is_empty() {
-        return;
-    }
-    if asked.len() > MOST_ADDRESSES {
-        let found = format!("of {} virtual addresses, the first {MOST_ADDRESSES} were probed", asked.len());
-        facts.faults.push(Finding::warn("arp", "", found));
-    }
-    let asked = &asked[..asked.len().min(MOST_ADDRESSES)];
     let heard: Vec<_> = thread::scope(|scope| {
-        let ask = links.iter().map(|link| move || who_has(link.ifindex, link.mac, asked, PATIENCE));
-        let threads: Vec<_> = ask.map(|ask| scope.spawn(ask)).collect();
+        let threads: Vec<_> = links
+            .iter()
+            .map(|link| scope.spawn(|| who_has(link.ifindex, link.mac, &asked, PATIENCE)))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Ok(Vec::new()))).collect()
     });
     let own: BTreeSet<_> = facts.network.links.iter().map(|link| link.mac).collect();
     for (link, heard) in links.iter().zip(heard) {
         match heard {
-            Ok(heard) => {
+            Ok(mut heard) => {
+                heard.retain(|(_, mac)| !own.contains(mac));
                 facts.probed.push(link.name.clone());
-                let others = heard.into_iter().filter(|(_, mac)| !own.contains(mac));
-                facts.answers.extend(others.map(|(addr, mac)| Answer { addr, link: link.name.clone(), mac }));
+                let link = &link.name;
+                facts.answers.extend(heard.into_iter().map(|(addr, mac)| Answer {
+                    addr,
+                    link: link.clone(),
+                    mac,
+                }));
             }
             Err(error) => {
-                facts.faults.push(Finding::warn("arp", &link.name, format!("no ARP probe: {error}")))
+                facts.faults.push(Finding::of("arp", &link.name).warn(format!("no ARP probe: {error}")));
             }
         }
     }
 }
 
 fn settings(facts: &Facts) -> BTreeMap<String, String> {
-    let mut places =
+    let mut paths =
         ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", RESERVED, OWN].map(str::to_owned).to_vec();
-    let names = facts.links().map(|link| link.name.as_str());
-    for name in ["all"].into_iter().chain(names) {
-        places.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(name, setting)));
+    for interface in iter::once("all").chain(facts.links().map(|link| link.name.as_str())) {
+        paths.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(interface, setting)));
     }
-    places
-        .into_iter()
-        .map(|place| (fs::read_to_string(format!("/proc/sys/{place}")), place))
-        .filter_map(|(value, place)| Some((place, value.ok()?)))
-        .collect()
+    let mut settings = BTreeMap::new();
+    for path in paths {
+        if let Ok(value) = fs::read_to_string(format!("/proc/sys/{path}")) {
+            settings.insert(path, value);
+        }
+    }
+    settings
 }
 
 fn memory() -> Memory {

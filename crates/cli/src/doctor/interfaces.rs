@@ -10,7 +10,7 @@ use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{Mode, leaves_checksums};
 
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Level};
 
 /// Every check of every interface.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
@@ -19,14 +19,14 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         match (&interface.device, &interface.refused) {
             // Without a fix to paste: the machine may be reached by an address of the bridge or bond.
             (Ok(_), Some(why)) => {
-                findings.push(Finding::fail("interface", &interface.name, why).seen("ip -details link"));
+                findings.push(Finding::of("interface", &interface.name).fail(why).seen("ip -details link"));
             }
             (Ok(device), None) => {
                 findings.push(usable(facts, &interface.name, device));
                 findings.push(mode(facts, &interface.name, device));
                 findings.extend(offloads(facts, &interface.name, device));
                 findings.extend(checksums(&interface.name, device));
-                findings.extend(occupant(facts, &interface.name, device));
+                findings.push(occupant(facts, &interface.name, device));
             }
             (Err(error), _) => findings.push(absent(facts, &interface.name, error)),
         }
@@ -42,32 +42,33 @@ pub(super) fn reachable(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
     let present: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
-    Finding::fail("interface", name, format!("{error}; there are {}", present.join(", "))).seen("ip link")
+    Finding::of("interface", name).fail(format!("{error}; there are {}", present.join(", "))).seen("ip link")
 }
 
 /// Whether it can be attached and has a carrier.
 fn usable(facts: &Facts, name: &str, device: &Device) -> Finding {
-    let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
+    let interface = Finding::of("interface", name);
     let finding = if device.loopback {
-        let found =
-            "it is a loopback interface, which receives no packets of clients; name the one that does";
-        Finding::fail("interface", name, found)
+        interface
+            .fail("it is a loopback interface, which receives no packets of clients; name the one that does")
     } else if is_director_tap(name, &device.driver) {
-        let found =
-            "it is a TAP of xvsd, by which it passes packets to the kernel; name an interface of a network";
-        Finding::fail("interface", name, found)
+        interface.fail(
+            "it is a TAP of xvsd, by which it passes packets to the kernel; name an interface of a network",
+        )
     } else if let Some(limit) = facts.mtu_limit.filter(|limit| device.mtu > *limit) {
-        let found = format!(
-            "its MTU of {} admits packets of several buffers, which this kernel does not pass to AF_XDP: Linux 6.6 \
-             and later do",
-            device.mtu
-        );
-        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} mtu {limit}"))
-    } else if !up {
-        let found = "it is down, or has no carrier (then check its cable, or its other end)";
-        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} up"))
+        interface
+            .fail(format!(
+                "its MTU of {} admits packets of several buffers, which this kernel does not pass to AF_XDP: \
+                 Linux 6.6 and later do",
+                device.mtu
+            ))
+            .mend(format!("ip link set dev {name} mtu {limit}"))
+    } else if facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up) {
+        interface.ok(format!("it is up, MTU {}", device.mtu))
     } else {
-        Finding::ok("interface", name, format!("it is up, MTU {}", device.mtu))
+        interface
+            .fail("it is down, or has no carrier (then check its cable, or its other end)")
+            .mend(format!("ip link set dev {name} up"))
     };
     finding.seen("ip link")
 }
@@ -76,32 +77,28 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Finding {
 fn mode(facts: &Facts, name: &str, device: &Device) -> Finding {
     let driver =
         if device.driver.is_empty() { "its driver".to_owned() } else { format!("driver {}", device.driver) };
-    let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
-    let (found, seen, native) = match attached {
-        Some(InterfaceStatus { mode, why_not_native, .. }) => {
-            let why = why_not_native.as_ref().map(|why| format!(", native refused: {why}"));
-            let found = format!("{driver}, {mode} XDP{}", why.unwrap_or_default());
-            (found, "xvs status", *mode == Mode::Native.to_string())
-        }
-        None if device.zero_copy => (format!("{driver} has native XDP and zero-copy"), SAYS, true),
-        None if device.native => (format!("{driver} has native XDP, with copies"), SAYS, true),
-        None if !facts.reports_xdp_features() => (
-            format!(
+    let subject = Finding::of("mode", name);
+    if let Some(attached) = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name)) {
+        let InterfaceStatus { mode, why_not_native, .. } = attached;
+        let why = why_not_native.as_ref().map(|why| format!(", native refused: {why}")).unwrap_or_default();
+        let level = if *mode == Mode::Native.to_string() { Level::Ok } else { Level::Warn };
+        return subject.at(level, format!("{driver}, {mode} XDP{why}")).seen("xvs status");
+    }
+    let finding = if device.zero_copy {
+        subject.ok(format!("{driver} has native XDP and zero-copy"))
+    } else if device.native {
+        subject.ok(format!("{driver} has native XDP, with copies"))
+    } else if facts.reports_xdp_features() {
+        subject.warn(format!("{driver} has no native XDP: generic mode, which costs more per packet"))
+    } else {
+        return subject
+            .ok(format!(
                 "{driver}; this kernel does not report whether it has native XDP: xvsd tries when it attaches"
-            ),
-            "ethtool -i",
-            true,
-        ),
-        None => {
-            (format!("{driver} has no native XDP: generic mode, which costs more per packet"), SAYS, false)
-        }
+            ))
+            .seen("ethtool -i");
     };
-    let finding = if native { Finding::ok("mode", name, found) } else { Finding::warn("mode", name, found) };
-    finding.seen(seen)
+    finding.seen("netdev xdp-features")
 }
-
-/// The source of drivers' XDP features.
-const SAYS: &str = "netdev xdp-features";
 
 /// Whether there are queues for as many workers as there are cores to spare, and workers for all queues.
 fn queues(facts: &Facts) -> Vec<Finding> {
@@ -110,42 +107,48 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let wanted = facts.daemon.as_ref().map(|daemon| daemon.workers).or(facts.config.workers);
+    let all = Finding::of("queues", "");
     let workers = match shares(&counted, wanted, facts.cores) {
         Ok(shares) => shares.len(),
         // xvsd starts as many workers as there are queues.
         Err(error @ PlacementError::TooManyWorkers { .. }) => {
-            return vec![Finding::warn("queues", "", error).seen("ethtool -l")];
+            return vec![all.warn(error).seen("ethtool -l")];
         }
-        Err(error) => return vec![Finding::fail("queues", "", error).seen("ethtool -l")],
+        Err(error) => return vec![all.fail(error).seen("ethtool -l")],
     };
     let spare = facts.cores.saturating_sub(1).max(1);
-    let few: Vec<_> = facts
-        .devices()
-        .filter_map(|(name, device)| {
-            let now = device.receive_queues as usize;
-            let better = spare.min(device.most_receive_queues as usize);
-            let too_few = facts.config.workers.is_none() && now <= workers && now < better;
-            too_few.then(|| {
-                let found =
-                    format!("{now} receive queues for {} cores: xvsd has {workers} workers", facts.cores);
-                let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
-                Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
-            })
-        })
-        .collect();
-    if !few.is_empty() {
-        return few;
+    let mut findings = Vec::new();
+    for (name, device) in facts.devices() {
+        let now = device.receive_queues as usize;
+        let better = spare.min(device.most_receive_queues as usize);
+        if facts.config.workers.is_none() && now <= workers && now < better {
+            findings.push(
+                Finding::of("queues", name)
+                    .warn(format!(
+                        "{now} receive queues for {} cores: xvsd has {workers} workers",
+                        facts.cores
+                    ))
+                    .seen("ethtool -l")
+                    .mend(format!("ethtool -L {name} {} {better}", device.queues_word)),
+            );
+        }
     }
-    let queues: Vec<_> = counted.iter().map(|(name, queues)| format!("{name} {queues}")).collect();
-    let found = format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores);
-    vec![Finding::ok("queues", "", found).seen("ethtool -l")]
+    if findings.is_empty() {
+        let queues: Vec<_> = counted.iter().map(|(name, queues)| format!("{name} {queues}")).collect();
+        findings.push(
+            all.ok(format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores))
+                .seen("ethtool -l"),
+        );
+    }
+    findings
 }
 
 /// Whether the device or the kernel merges packets, or strips VLAN tags, before the director sees them.
 fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
+    let subject = Finding::of("offload", name);
     if device.driver == BRIDGE {
         // Otherwise it could not be attached.
-        return vec![Finding::ok("offload", name, "no port merges packets").seen("ethtool -k")];
+        return vec![subject.ok("no port merges packets").seen("ethtool -k")];
     }
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
     let generic = match attached {
@@ -163,69 +166,70 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
     let hides = "it strips VLAN tags before the director sees them";
     // With native XDP, drivers switch off the offloads that merge packets; some refuse to start with LRO.
     let seen = generic || attached.is_some();
-    let wrong: [(_, _, _, fn(_, _, _) -> _, _); 5] = [
-        ("rx-gro", "gro", generic, Finding::fail, merges),
-        ("rx-gro-hw", "rx-gro-hw", seen, Finding::fail, merges),
-        ("rx-lro", "lro", seen, Finding::fail, merges),
-        ("rx-lro", "lro", !seen, Finding::warn, refuses),
-        ("rx-vlan-hw-parse", "rxvlan", strips, Finding::fail, hides),
-    ];
-    let found: Vec<_> = wrong
-        .into_iter()
-        .filter(|(feature, _, counts, ..)| *counts && device.features.contains(*feature))
-        .map(|(_, word, _, finding, what)| {
-            let mend = format!("ethtool -K {name} {word} off");
-            finding("offload", name.to_owned(), format!("{word} is on: {what}")).seen("ethtool -k").mend(mend)
-        })
-        .collect();
-    if found.is_empty() {
-        let fine = "no offload merges packets or strips VLAN tags";
-        return vec![Finding::ok("offload", name, fine).seen("ethtool -k")];
+    let mut findings = Vec::new();
+    for (feature, option, counts, level, effect) in [
+        ("rx-gro", "gro", generic, Level::Fail, merges),
+        ("rx-gro-hw", "rx-gro-hw", seen, Level::Fail, merges),
+        ("rx-lro", "lro", seen, Level::Fail, merges),
+        ("rx-lro", "lro", !seen, Level::Warn, refuses),
+        ("rx-vlan-hw-parse", "rxvlan", strips, Level::Fail, hides),
+    ] {
+        if counts && device.features.contains(feature) {
+            findings.push(
+                subject
+                    .at(level, format!("{option} is on: {effect}"))
+                    .seen("ethtool -k")
+                    .mend(format!("ethtool -K {name} {option} off")),
+            );
+        }
     }
-    found
+    if findings.is_empty() {
+        findings.push(subject.ok("no offload merges packets or strips VLAN tags").seen("ethtool -k"));
+    }
+    findings
 }
 
 /// Whether packets may arrive with checksums that their sender left to its device.
 fn checksums(name: &str, device: &Device) -> Option<Finding> {
-    let found = format!(
-        "packets from {} may arrive with incomplete checksums; the workers complete and count them",
-        device.driver
-    );
-    leaves_checksums(&device.driver).then(|| Finding::ok("checksums", name, found).seen("ethtool -i"))
+    leaves_checksums(&device.driver).then(|| {
+        Finding::of("checksums", name)
+            .ok(format!(
+                "packets from {} may arrive with incomplete checksums; the workers complete and count them",
+                device.driver
+            ))
+            .seen("ethtool -i")
+    })
 }
 
 /// Whether another XDP program takes the packets, or prevents xvsd from attaching.
-fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+fn occupant(facts: &Facts, name: &str, device: &Device) -> Finding {
     let ours = facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some());
+    let xdp = Finding::of("xdp", name);
     let finding = match &device.program {
-        None if ours => {
-            let found = "xvsd runs, but its program is not attached; restart xvsd";
-            Finding::fail("xdp", name, found)
-        }
-        None => Finding::ok("xdp", name, "no program is attached"),
-        Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => {
-            Finding::ok("xdp", name, "the program is xvsd's")
-        }
+        None if ours => xdp.fail("xvsd runs, but its program is not attached; restart xvsd"),
+        None => xdp.ok("no program is attached"),
+        Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => xdp.ok("the program is xvsd's"),
         Some(Program { process: None, pinned_by: Some(director), .. }) => {
             let socket = socket_of(director);
             if facts.daemon.is_none() && socket == default_socket() {
-                let found = "it has the program of an xvsd that has ended, which the next one takes over";
-                return Some(Finding::ok("xdp", name, found).seen("bpftool net"));
+                xdp.ok("it has the program of an xvsd that has ended, which the next one takes over")
+            } else {
+                let socket = socket.display();
+                xdp.fail(format!(
+                    "it has the program of the director with the socket {socket}, which does not run"
+                ))
+                .mend(format!("XVS_SOCKET={socket} xvs stop --release"))
             }
-            let socket = socket.display();
-            let found =
-                format!("it has the program of the director with the socket {socket}, which does not run");
-            Finding::fail("xdp", name, found).mend(format!("XVS_SOCKET={socket} xvs stop --release"))
         }
         Some(program) => {
             let found = format!("it has an XDP program, {program}, and xvsd cannot attach");
             match program.detach_command(name) {
-                Some(command) => Finding::fail("xdp", name, found).mend(command),
-                None => Finding::fail("xdp", name, format!("{found}; {}", program.remedy(name))),
+                Some(command) => xdp.fail(found).mend(command),
+                None => xdp.fail(format!("{found}; {}", program.remedy(name))),
             }
         }
     };
-    Some(finding.seen("bpftool net"))
+    finding.seen("bpftool net")
 }
 
 const VETH: &str = "veth";
@@ -238,7 +242,6 @@ mod tests {
 
     use crate::doctor::facts::Interface;
     use crate::doctor::facts::tests::{device, facts, with_daemon};
-    use crate::doctor::finding::Level;
     use crate::doctor::interfaces::*;
 
     /// The findings that are not ok for `wan` as changed by `change`, as «level check: command».

@@ -1,5 +1,7 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, the kernel's own IPVS, the role of a real server.
 
+use std::iter;
+
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_ctl::steering::rules_of;
@@ -15,17 +17,15 @@ use crate::doctor::finding::Finding;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
+    let kernel = Finding::of("kernel", "");
     let finding = match (lack(release), version(release)) {
-        (Some(lack), _) => Finding::fail("kernel", "", lack),
-        (None, None) => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
-        (None, Some(version)) if version < MANAGED => {
-            let found = format!(
-                "Linux {release} has no managed neighbours, so the first packets to a real server may be lost; boot 5.16 or \
-                 later"
-            );
-            Finding::warn("kernel", "", found)
-        }
-        (None, Some(_)) => Finding::ok("kernel", "", format!("Linux {release}")),
+        (Some(lack), _) => kernel.fail(lack),
+        (None, None) => kernel.warn(format!("{release:?} is not a known kernel version")),
+        (None, Some(version)) if version < MANAGED => kernel.warn(format!(
+            "Linux {release} has no managed neighbours, so the first packets to a real server may be lost; \
+             boot 5.16 or later"
+        )),
+        (None, Some(_)) => kernel.ok(format!("Linux {release}")),
     };
     vec![finding.seen("/proc/sys/kernel/osrelease")]
 }
@@ -34,14 +34,15 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
 const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
+    let subject = Finding::of("daemon", "");
     let Some(daemon) = &facts.daemon else {
-        let found = format!("{}: checked whether xvsd could start", facts.no_daemon);
-        return vec![Finding::ok("daemon", "", found)];
+        return vec![subject.ok(format!("{}: checked whether xvsd could start", facts.no_daemon))];
     };
-    let runs = format!("xvsd {} is running; connection table on {}", daemon.version, daemon.pages);
-    let warnings =
-        daemon.warnings.iter().map(|warning| Finding::warn("daemon", "", warning).seen("xvs status"));
-    std::iter::once(Finding::ok("daemon", "", runs)).chain(warnings).collect()
+    iter::once(
+        subject.ok(format!("xvsd {} is running; connection table on {}", daemon.version, daemon.pages)),
+    )
+    .chain(daemon.warnings.iter().map(|warning| subject.warn(warning).seen("xvs status")))
+    .collect()
 }
 
 /// Whether the workers may lock their packets' memory.
@@ -50,22 +51,25 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let Some(needed) = packet_bytes(facts) else { return Vec::new() };
-    let limit = facts.memory.lock_limit_bytes;
-    let finding = if facts.memory.may_lock {
-        Finding::ok("memory lock", "", "this user may lock memory without a limit")
-            .seen("CapEff in /proc/self/status")
-    } else if limit.is_none_or(|limit| limit >= needed) {
-        let limit = limit.map_or("no limit".to_owned(), |bytes| format!("a limit of {} KiB", bytes >> 10));
-        Finding::ok("memory lock", "", format!("{limit}; the workers lock {} KiB", needed >> 10))
+    let subject = Finding::of("memory lock", "");
+    let finding = match facts.memory.lock_limit_bytes {
+        _ if facts.memory.may_lock => {
+            subject.ok("this user may lock memory without a limit").seen("CapEff in /proc/self/status")
+        }
+        Some(limit) if limit < needed => subject
+            .fail(format!(
+                "this user may lock {} KiB and the workers need {} KiB; for a service of systemd, \
+                 LimitMEMLOCK=infinity has the effect of `ulimit`; a lower `receive_ring` needs less",
+                limit >> 10,
+                needed >> 10
+            ))
             .seen("ulimit -H -l")
-    } else {
-        let limit = limit.unwrap_or(0) >> 10;
-        let found = format!(
-            "this user may lock {limit} KiB and the workers need {} KiB; for a service of systemd, \
-             LimitMEMLOCK=infinity has the effect of `ulimit`; a lower `receive_ring` needs less",
-            needed >> 10
-        );
-        Finding::fail("memory lock", "", found).seen("ulimit -H -l").mend("ulimit -l unlimited")
+            .mend("ulimit -l unlimited"),
+        limit => {
+            let limit =
+                limit.map_or("no limit".to_owned(), |bytes| format!("a limit of {} KiB", bytes >> 10));
+            subject.ok(format!("{limit}; the workers lock {} KiB", needed >> 10)).seen("ulimit -H -l")
+        }
     };
     vec![finding]
 }
@@ -74,10 +78,13 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
 fn packet_bytes(facts: &Facts) -> Option<u64> {
     let mtu = facts.devices().map(|(_, device)| device.mtu).max()?;
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
-    let shares = shares(&facts.queues(), facts.config.workers, facts.cores).ok()?;
     let frame = facts.devices().map(|(_, device)| frame_bytes(&device.driver, device.mtu)).max()?;
-    let queues = shares.iter().map(|share| share.iter().map(Vec::len).sum());
-    Some(queues.map(|queues| umem_bytes(mtu, frame, queues, sizes)).sum())
+    let bytes = shares(&facts.queues(), facts.config.workers, facts.cores)
+        .ok()?
+        .iter()
+        .map(|share| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), sizes))
+        .sum();
+    Some(bytes)
 }
 
 /// Whether there are enough huge pages for a resident connection table, and whether the kernel makes any for one that
@@ -86,36 +93,40 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     if facts.daemon.is_some() || facts.config.state_directory.is_some() {
         return Vec::new();
     }
+    let subject = Finding::of("huge pages", "");
     match facts.config.conn_table_memory {
         TableMemory::Resident => {}
         TableMemory::OnDemand if facts.memory.transparent.contains("[never]") => {
-            let found = "the kernel makes none, so a look-up in a large connection table costs more";
-            let mend = format!("echo madvise > {TRANSPARENT}");
-            return vec![Finding::warn("huge pages", "", found).seen(TRANSPARENT).mend(mend)];
+            let finding = subject
+                .warn("the kernel makes none, so a look-up in a large connection table costs more")
+                .seen(TRANSPARENT)
+                .mend(format!("echo madvise > {TRANSPARENT}"));
+            return vec![finding];
         }
         TableMemory::OnDemand | TableMemory::SmallPages => return Vec::new(),
     }
-    let table = table(facts);
     let HugePages { size_bytes, total, unclaimed: free } = facts.memory.huge_pages;
-    let needed = (table.mapped_bytes() as u64).div_ceil(size_bytes.max(1));
+    let needed = (table(facts).mapped_bytes() as u64).div_ceil(size_bytes.max(1));
     let finding = if free >= needed {
-        Finding::ok("huge pages", "", format!("{free} are free, the table takes {needed}"))
+        subject.ok(format!("{free} are free, the table takes {needed}"))
     } else {
-        let found = format!(
-            "{free} are free and the table takes {needed}; with small pages each look-up costs more, unless the kernel \
-             can combine them"
-        );
-        let total = total + needed - free;
-        Finding::warn("huge pages", "", found).mend(format!("sysctl -w vm.nr_hugepages={total}"))
+        subject
+            .warn(format!(
+                "{free} are free and the table takes {needed}; with small pages each look-up costs more, \
+                 unless the kernel can combine them"
+            ))
+            .mend(format!("sysctl -w vm.nr_hugepages={}", total + needed - free))
     };
     vec![finding.seen("/proc/meminfo")]
 }
 
 /// The table that xvsd would make.
 fn table(facts: &Facts) -> TableConfig {
-    let config = &facts.config;
-    let memory = config.conn_table_memory.into();
-    TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory }
+    TableConfig {
+        capacity: facts.config.conn_table_size,
+        workers: facts.config.workers.unwrap_or(1),
+        memory: facts.config.conn_table_memory.into(),
+    }
 }
 
 /// Whether the control group has room for the connection table of an xvsd started from this shell, which would be in
@@ -126,24 +137,23 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     };
     let packet_bytes = packet_bytes(facts).unwrap_or(0);
     let free_huge_bytes = facts.memory.huge_pages.unclaimed_bytes();
+    let subject = Finding::of("memory limit", "");
     let finding = match facts.config.check_limit(&table(facts), packet_bytes, free_huge_bytes, limit) {
         Ok(()) => {
-            let found = format!("{} MiB if xvsd is started from this shell, it fits", limit.bytes >> 20);
-            Finding::ok("memory limit", "", found)
+            subject.ok(format!("{} MiB if xvsd is started from this shell, it fits", limit.bytes >> 20))
         }
         Err(over) => {
             let when = match facts.config.conn_table_memory {
                 TableMemory::Resident => "",
                 TableMemory::OnDemand | TableMemory::SmallPages => ", once the table is full",
             };
-            let found = format!(
-                "if xvsd is started from this shell{when}: {over}. A service has its own limit: `systemctl show -p \
-                 MemoryMax xvsd`"
-            );
-            Finding::warn("memory limit", "", found)
+            subject.warn(format!(
+                "if xvsd is started from this shell{when}: {over}. A service has its own limit: `systemctl \
+                 show -p MemoryMax xvsd`"
+            ))
         }
     };
-    vec![finding.seen(limit.file.display().to_string())]
+    vec![finding.seen(limit.file.display())]
 }
 
 /// Whether the XDP program can steer the packets of all services.
@@ -153,34 +163,33 @@ pub(super) fn steering(facts: &Facts) -> Vec<Finding> {
     let Counts { endpoints, addresses } = Counts::from(&rules_of(services));
     let needed = endpoints.max(addresses);
     let found = format!(
-        "the services need {endpoints} endpoints and {addresses} addresses of at most {most} (`steered_endpoints`)"
+        "the services need {endpoints} endpoints and {addresses} addresses of at most {most} \
+         (`steered_endpoints`)"
     );
+    let raise = format!("set `steered_endpoints = {}` in xvs.toml", 2 * needed);
+    let steering = Finding::of("steering", "");
     let finding = if needed > most {
-        let found =
-            format!("{found}; xvsd refuses the others: set `steered_endpoints = {}` in xvs.toml", 2 * needed);
-        Finding::fail("steering", "", found).mend("xvs reload")
+        steering.fail(format!("{found}; xvsd refuses the others: {raise}")).mend("xvs reload")
     } else if needed > most / 8 * 7 {
-        let found =
-            format!("{found}; before you add more, set `steered_endpoints = {}` in xvs.toml", 2 * needed);
-        Finding::warn("steering", "", found).mend("xvs reload")
+        steering.warn(format!("{found}; before you add more, {raise}")).mend("xvs reload")
     } else {
-        Finding::ok("steering", "", found)
+        steering.ok(found)
     };
     vec![finding]
 }
 
 /// Whether the kernel's own IPVS has services.
 pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
+    let ip_vs = Finding::of("ip_vs", "");
     let finding = match facts.kernel_services {
-        0 => Finding::ok("ip_vs", "", "the kernel's IPVS has no services"),
-        count => {
-            let found = format!(
-                "the kernel's IPVS has {count} services; it schedules packets that xvsd passes to the kernel, and its \
-                 connections end when xvsd takes their packets. The command needs the kernel's own ipvsadm; xvsadm \
-                 under that name reaches no daemon and changes nothing"
-            );
-            Finding::warn("ip_vs", "", found).mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs")
-        }
+        0 => ip_vs.ok("the kernel's IPVS has no services"),
+        count => ip_vs
+            .warn(format!(
+                "the kernel's IPVS has {count} services; it schedules packets that xvsd passes to the \
+                 kernel, and its connections end when xvsd takes their packets. The command needs the \
+                 kernel's own ipvsadm; xvsadm under that name reaches no daemon and changes nothing"
+            ))
+            .mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs"),
     };
     vec![finding.seen("/proc/net/ip_vs")]
 }
@@ -189,12 +198,14 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Status { vip, method, dev, problems, .. } in &facts.real_server {
+        let subject = Finding::of("real server", vip);
         if problems.is_empty() {
-            let found = format!("this machine serves it by {method} on {dev}");
-            findings.push(Finding::ok("real server", vip, found));
+            findings.push(subject.ok(format!("this machine serves it by {method} on {dev}")));
         }
-        let up = format!("xvs realserver up --vip {vip} --method {method} --dev {dev}");
-        findings.extend(problems.iter().map(|problem| Finding::fail("real server", vip, problem).mend(&up)));
+        for problem in problems {
+            let up = format!("xvs realserver up --vip {vip} --method {method} --dev {dev}");
+            findings.push(subject.fail(problem).mend(up));
+        }
     }
     findings.into_iter().map(|finding| finding.seen("xvs realserver status")).collect()
 }

@@ -122,10 +122,10 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
     if wanted.source.as_ref() == Some(interface) {
         return Err(format!("{interface} cannot send to itself; name another interface with --source").into());
     }
-    let names: Vec<String> = [interface.clone()].into_iter().chain(wanted.source.clone()).collect();
-    let of_both = Asked { interfaces: names.clone(), ..asked.clone() };
+    let mut of_both = asked.clone();
+    of_both.interfaces.extend(wanted.source.clone());
     let facts = gather_interfaces(&of_both)?;
-    let cards = names.iter().map(|name| look(&facts, name)).collect::<Result<_, _>>()?;
+    let cards = of_both.interfaces.iter().map(|name| card(&facts, name)).collect::<Result<_, _>>()?;
     let tune = tune::run(&of_both, Apply::No)?;
     // No link goes down for a file that cannot be written.
     let is_new = !file.exists();
@@ -151,10 +151,12 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
         source,
         modes,
     };
-    let text = serde_json::to_string_pretty(&document)?;
-    fs::write(file, text + "\n").map_err(|error| format!("{}: {error}", file.display()))?;
-    let found = format!("written to {}; it has no addresses and no host name", file.display());
-    findings.push(Finding::ok("report", "", found));
+    fs::write(file, serde_json::to_string_pretty(&document)? + "\n")
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    findings.push(
+        Finding::of("report", "")
+            .ok(format!("written to {}; it has no addresses and no host name", file.display())),
+    );
     Ok(findings)
 }
 
@@ -173,52 +175,52 @@ fn try_modes(
     let steering = trial::steering()?;
     let mut source = source.map(|name| End::open(&steering, name, WantedMode::Auto)).transpose()?;
     let mut modes = Vec::new();
-    for (mode, name, busy) in MODES {
-        let tried = trial::run(&steering, interface, source.as_mut(), (mode, busy), &ended);
+    for (wanted, mode, busy) in MODES {
+        let tried = trial::run(&steering, interface, source.as_mut(), (wanted, busy), &ended);
         trial::go_on(&ended)?;
-        let (trial, failed) = match tried {
-            Ok(trial) => (Some(trial), None),
-            Err(why) => (None, Some(why.to_string())),
-        };
-        modes.push(Tried { mode: name, busy, failed, trial });
+        modes.push(match tried {
+            Ok(trial) => Tried { mode, busy, failed: None, trial: Some(trial) },
+            Err(why) => Tried { mode, busy, failed: Some(why.to_string()), trial: None },
+        });
     }
     Ok((source.map(|source| source.sockets()), modes))
 }
 
 /// The facts of a card that can be tried.
-fn look(facts: &Facts, name: &str) -> Result<Card, Box<dyn Error>> {
+fn card(facts: &Facts, name: &str) -> Result<Card, Box<dyn Error>> {
     refuse_bonds(&facts.network, name)?;
-    let mut reachable = interfaces::reachable(facts).into_iter();
-    let wrong = reachable.find(|finding| finding.object == name && finding.level == Level::Fail);
-    if let Some(Finding { found, mend, .. }) = wrong {
-        let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
-        return Err(format!("{name}: {found}{mend}").into());
+    for Finding { level, object, found, mend, .. } in interfaces::reachable(facts) {
+        if object == name && level == Level::Fail {
+            let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
+            return Err(format!("{name}: {found}{mend}").into());
+        }
     }
     let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
         return Err(format!("{name} is gone").into());
     };
     match &device.program {
         Some(Program { owner: Some(Owner::Director), .. }) => {
-            let step = "`xvs stop --release` takes it away";
-            return Err(format!("{name} has the program of an xvsd; {step}").into());
+            return Err(
+                format!("{name} has the program of an xvsd; `xvs stop --release` takes it away").into()
+            );
         }
         Some(program) => return Err(format!("{name} has an XDP program, {program}").into()),
         None => {}
     }
-    let folder = Path::new("/sys/class/net").join(name).join("device");
-    let pci = ["vendor", "device"].map(|file| fs::read_to_string(folder.join(file)).unwrap_or_default());
-    let [vendor, product] = pci.each_ref().map(|text| text.trim().trim_start_matches("0x"));
-    let is_pci = !vendor.is_empty() && !product.is_empty();
-    let settings = CardSettings::read(name).unwrap_or_default();
+    let directory = Path::new("/sys/class/net").join(name).join("device");
+    let pci = ["vendor", "device"].map(|file| fs::read_to_string(directory.join(file)).unwrap_or_default());
     Ok(Card {
         interface: name.to_owned(),
         driver: device.driver.clone(),
         firmware: card::firmware(name).unwrap_or_default(),
-        pci: if is_pci { format!("{vendor}:{product}") } else { String::new() },
+        pci: match pci.each_ref().map(|id| id.trim().trim_start_matches("0x")) {
+            ["", _] | [_, ""] => String::new(),
+            [vendor, product] => format!("{vendor}:{product}"),
+        },
         mtu: device.mtu,
         receive_queues: device.receive_queues,
         most_receive_queues: device.most_receive_queues,
-        receive_ring: settings.rings.map_or(0, |rings| rings.receive),
+        receive_ring: CardSettings::read(name).unwrap_or_default().rings.map_or(0, |rings| rings.receive),
         native: device.native,
         zero_copy: device.zero_copy,
         features: device.features.clone(),
@@ -228,60 +230,59 @@ fn look(facts: &Facts, name: &str) -> Result<Card, Box<dyn Error>> {
 /// Refuses bonds and their members.
 fn refuse_bonds(network: &Network, name: &str) -> Result<(), Box<dyn Error>> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
-    let mut bonds = network.links.iter().filter(|link| is_bond(link));
-    if let Some(bond) = bonds.find(|bond| link.master == Some(bond.ifindex)) {
-        let step = format!("`ip link set dev {name} nomaster` takes it out");
-        return Err(format!("{name} is a member of {}; {step}", bond.name).into());
+    let is_bond = |link: &Link| matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_));
+    if let Some(bond) = network.links.iter().find(|bond| is_bond(bond) && link.master == Some(bond.ifindex)) {
+        return Err(format!(
+            "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
+            bond.name
+        )
+        .into());
     }
     if is_bond(link) {
         let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
         let member = member.map_or("…", |member| &member.name);
-        let step = format!("take one out (`ip link set dev {member} nomaster`) and name it");
-        return Err(format!("{name} is a bond, and a report is about a card; {step}").into());
+        return Err(format!(
+            "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} \
+             nomaster`) and name it"
+        )
+        .into());
     }
     Ok(())
 }
 
-fn is_bond(link: &Link) -> bool {
-    matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_))
-}
-
 /// The model of the first processor; empty: the kernel does not say.
 fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
-    model.map(|(_, model)| model.to_owned()).unwrap_or_default()
+    fs::read_to_string("/proc/cpuinfo")
+        .unwrap_or_default()
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split_once(": "))
+        .map(|(_, model)| model.to_owned())
+        .unwrap_or_default()
 }
 
 impl Tried {
     fn finding(&self, interface: &str, source: Option<&str>) -> Finding {
-        let check = "mode";
-        let object =
-            format!("{}{} of {interface}", self.mode, if self.busy { " with busy polling" } else { "" });
-        let Some(trial) = &self.trial else {
-            return Finding::warn(check, object, self.failed.as_deref().unwrap_or_default());
+        let busy = if self.busy { " with busy polling" } else { "" };
+        let subject = Finding::of("mode", format!("{}{busy} of {interface}", self.mode));
+        let Some(Trial { sockets, pause_ms, directions }) = &self.trial else {
+            return subject.warn(self.failed.as_deref().unwrap_or_default());
         };
-        let taken = &trial.sockets;
-        match (source, trial.pause_ms) {
-            (None, _) => Finding::ok(check, object, format!("{taken}; without --source no frames were sent")),
-            (Some(source), None) => {
-                let found = format!(
-                    "{taken}, but no frame of {source} arrives; if none does in any mode, check that both are on one \
-                     wire or switch"
-                );
-                Finding::fail(check, object, found)
-            }
-            (Some(_), Some(pause_ms)) => {
-                let lost: Vec<_> = trial.directions.iter().filter_map(Direction::losses).collect();
-                if !lost.is_empty() {
-                    return Finding::fail(check, object, lost.join("; "));
-                }
-                let rates: Vec<_> = trial.directions.iter().map(Direction::told).collect();
-                let found = format!("{taken}; the first frame after {pause_ms} ms; {}", rates.join("; "));
-                Finding::ok(check, object, found)
-            }
+        let Some(source) = source else {
+            return subject.ok(format!("{sockets}; without --source no frames were sent"));
+        };
+        let Some(pause_ms) = pause_ms else {
+            return subject.fail(format!(
+                "{sockets}, but no frame of {source} arrives; if none does in any mode, check that both are \
+                 on one wire or switch"
+            ));
+        };
+        let lost: Vec<_> = directions.iter().filter_map(Direction::losses).collect();
+        if !lost.is_empty() {
+            return subject.fail(lost.join("; "));
         }
+        let rates: Vec<_> = directions.iter().map(Direction::rates).collect();
+        subject.ok(format!("{sockets}; the first frame after {pause_ms} ms; {}", rates.join("; ")))
     }
 }
 
@@ -299,12 +300,14 @@ impl Direction {
     }
 
     /// The rates, as a clause.
-    fn told(&self) -> String {
-        let rates = self.rates.iter().map(|rate| {
-            let trial::Rate { received_per_second, sent_per_second, frame_bytes, .. } = rate;
-            format!("{received_per_second} of {sent_per_second} frames of {frame_bytes} bytes a second")
-        });
-        format!("{} receives {}", self.to, rates.collect::<Vec<_>>().join(", "))
+    fn rates(&self) -> String {
+        let mut rates = Vec::new();
+        for trial::Rate { received_per_second, sent_per_second, frame_bytes, .. } in &self.rates {
+            rates.push(format!(
+                "{received_per_second} of {sent_per_second} frames of {frame_bytes} bytes a second"
+            ));
+        }
+        format!("{} receives {}", self.to, rates.join(", "))
     }
 }
 

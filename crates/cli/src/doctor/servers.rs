@@ -12,7 +12,7 @@ use xvs_model::config::destination::{Destination, DestinationOptions};
 use xvs_model::config::service_option::named_service;
 use xvs_model::objects::local::LocalAddress;
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Family, Prefix, Protocol};
+use xvs_proto::{Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::doctor::addresses;
@@ -29,81 +29,90 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
 }
 
 fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Finding {
-    let addr = server.endpoint.addr;
+    let Destination { endpoint, options: DestinationOptions { method, .. } } = *server;
+    let addr = endpoint.addr;
+    let subject = Finding::of(ROUTE, addr);
+    // The command that changes the forwarding method.
+    let edit = format!("xvsadm -e {} -r {endpoint}", named_service(&service.key));
     let (link, next_hop) = match egress.route(key_to(facts, egress, addr), 0) {
-        RouteTo::Local
-            if matches!(server.options.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) =>
-        {
-            let found = "it is the director itself, to which NAT cannot forward; -g delivers locally";
-            let mend = format!("xvsadm -e {} -r {} -g", named_service(&service.key), server.endpoint);
-            return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
+        RouteTo::Local if matches!(method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
+            return subject
+                .fail("it is the director itself, to which NAT cannot forward; -g delivers locally")
+                .seen(ROUTES)
+                .mend(edit + " -g");
         }
-        RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
+        RouteTo::Local => return subject.ok("it is the director itself").seen(ROUTES),
         // A further route would hide that of a routing daemon.
         RouteTo::Unreachable | RouteTo::NoRoute if facts.kernel_routes.contains(&addr) => {
-            let found = format!(
-                "xvs does not follow the kernel's route to it, so its packets are dropped as no_route; `xvs status` \
-                 names what it does not follow, and `ip route get {addr}` prints the route: change it at its origin"
-            );
-            return Finding::fail(ROUTE, addr, found).seen(ROUTES);
+            return subject
+                .fail(format!(
+                    "xvs does not follow the kernel's route to it, so its packets are dropped as no_route; \
+                     `xvs status` names what it does not follow, and `ip route get {addr}` prints the route: \
+                     change it at its origin"
+                ))
+                .seen(ROUTES);
         }
         RouteTo::Unreachable | RouteTo::NoRoute => {
-            let found = "there is no route to it: its packets are dropped as no_route";
-            return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr));
+            return subject
+                .fail("there is no route to it: its packets are dropped as no_route")
+                .seen(ROUTES)
+                .mend(new_route(facts, addr));
         }
         RouteTo::Via { link, next_hop } => (link, next_hop),
     };
     let name = egress.link(link).map_or("?", |info| &info.name);
     if !facts.is_attached(egress, link) {
         let found = format!(
-            "its route is by {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as no_route"
+            "its route is by {name}, to which xvsd is not attached, so it cannot send there: packets are \
+             dropped as no_route"
         );
         let attachment = facts.attachment();
         let mut links = facts.network.links.iter();
-        let link = attachment.towards(addr).or_else(|| links.find(|one| one.id == link && one.resolves));
-        return match link {
+        return match attachment.towards(addr).or_else(|| links.find(|one| one.id == link && one.resolves)) {
             // The kernel has a working route; a different route may not reach the real server.
-            Some(link) => {
-                Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
-            }
-            None => Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr)),
+            Some(link) => subject.fail(format!("{found}; {}", attachment.step(link))).seen(ROUTES),
+            None => subject.fail(found).seen(ROUTES).mend(new_route(facts, addr)),
         };
     }
-    if server.options.method == ForwardingMethod::DirectRouting && next_hop != addr {
-        let found = format!(
-            "direct routing needs the real server on the director's link, and {next_hop} on {name} is a router, which \
-             would route packets for the virtual address back; use a tunnel"
-        );
-        let mend = format!("xvsadm -e {} -r {} -i", named_service(&service.key), server.endpoint);
-        return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
+    if method == ForwardingMethod::DirectRouting && next_hop != addr {
+        return subject
+            .fail(format!(
+                "direct routing needs the real server on the director's link, and {next_hop} on {name} is a \
+                 router, which would route packets for the virtual address back; use a tunnel"
+            ))
+            .seen(ROUTES)
+            .mend(edit + " -i");
     }
     match egress.neighbour(link, next_hop) {
         Some(mac) => {
             let via = if next_hop == addr { String::new() } else { format!(" via {next_hop}") };
-            Finding::ok(ROUTE, addr, format!("on {name}{via}, {mac}")).seen("ip route, ip neigh")
+            subject.ok(format!("on {name}{via}, {mac}")).seen("ip route, ip neigh")
         }
-        None => {
-            let found = format!(
-                "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped as \
-                 no_neighbour. Start the machine, or remove the real server until it runs"
-            );
-            let mend = format!("xvsadm -d {} -r {}", named_service(&service.key), server.endpoint);
-            Finding::fail("neighbour", addr, found).seen("ip neigh").mend(mend)
-        }
+        None => Finding::of("neighbour", addr)
+            .fail(format!(
+                "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped \
+                 as no_neighbour. Start the machine, or remove the real server until it runs"
+            ))
+            .seen("ip neigh")
+            .mend(format!("xvsadm -d {} -r {endpoint}", named_service(&service.key))),
     }
 }
 
 /// The look-up key of the route for packets to a real server: in the first VRF of an examined interface, or outside
 /// VRFs, that has a route through an examined interface.
 fn key_to(facts: &Facts, egress: &Egress, addr: IpAddr) -> RouteKey {
-    let vrfs: BTreeSet<_> = facts.links().map(|link| link.vrf).collect();
-    let mut keys = vrfs.into_iter().map(|vrf| RouteKey::from(addr).of_vrf(vrf));
-    let works = |key: &RouteKey| match egress.route(*key, 0) {
-        RouteTo::Via { link, .. } => facts.is_attached(egress, link),
-        RouteTo::Local => true,
-        RouteTo::Unreachable | RouteTo::NoRoute => false,
-    };
-    keys.find(works).unwrap_or_else(|| addr.into())
+    facts
+        .links()
+        .map(|link| link.vrf)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|vrf| RouteKey::from(addr).of_vrf(vrf))
+        .find(|key| match egress.route(*key, 0) {
+            RouteTo::Via { link, .. } => facts.is_attached(egress, link),
+            RouteTo::Local => true,
+            RouteTo::Unreachable | RouteTo::NoRoute => false,
+        })
+        .unwrap_or_else(|| addr.into())
 }
 
 /// The command that makes a route to a real server.
@@ -130,39 +139,42 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination)
     let key = key_to(facts, egress, addr);
     let RouteTo::Via { link, .. } = egress.route(key, 0) else { return None };
     let of_link = egress.mtu(key, link)?;
-    let known =
-        [facts.daemon.as_ref().and_then(|daemon| daemon.path_mtus.get(&addr)), facts.kernel_mtus.get(&addr)];
-    let learnt = known.into_iter().flatten().copied().filter(|mtu| *mtu < of_link).min();
+    let name = &egress.link(link)?.name;
+    let learnt = facts
+        .daemon
+        .iter()
+        .filter_map(|daemon| daemon.path_mtus.get(&addr))
+        .chain(facts.kernel_mtus.get(&addr))
+        .copied()
+        .filter(|mtu| *mtu < of_link)
+        .min();
     let overhead = overhead(server);
     let room = learnt.unwrap_or(of_link).saturating_sub(overhead);
     let clients = clients_mtu(facts, service)?;
-    let object = format!("{} to {}", service.key, server.endpoint);
     let smallest = match learnt {
         Some(mtu) => format!("the path takes {mtu} bytes"),
-        None => format!("{} takes {of_link} bytes", egress.link(link)?.name),
+        None => format!("{name} takes {of_link} bytes"),
     };
     let fits = format!("{smallest}, {overhead} of them for the tunnel; clients send up to {clients}");
-    if clients <= room {
-        return Some(Finding::ok(MTU, object, fits).seen("ip link, ip route get, path MTUs of xvsd"));
-    }
+    let mtu = Finding::of("mtu", format!("{} to {}", service.key, server.endpoint));
     // Without a daemon, the default.
     let clamp = facts.daemon.as_ref().map_or("tunnels", |daemon| &daemon.mss_clamp);
     let tcp = matches!(service.key, ServiceKey::Address { protocol: Protocol::TCP, .. });
-    let finding = if tcp && clamp != "off" {
-        let found = format!(
-            "{fits}; mss_clamp {clamp} lowers the MSS of SYNs; where the SYN+ACK does not pass the director, clients learn \
-             it by ICMP errors, or from the `advmss` that `xvs realserver up` prints"
-        );
-        Finding::ok(MTU, object, found)
+    let finding = if clients <= room {
+        mtu.ok(fits)
+    } else if tcp && clamp != "off" {
+        mtu.ok(format!(
+            "{fits}; mss_clamp {clamp} lowers the MSS of SYNs; where the SYN+ACK does not pass the director, \
+             clients learn it by ICMP errors, or from the `advmss` that `xvs realserver up` prints"
+        ))
     } else if tcp {
-        let found = format!(
+        mtu.warn(format!(
             "{fits}, and mss_clamp is off: larger packets depend on ICMP errors, which may not arrive"
-        );
-        Finding::warn(MTU, object, found).mend("xvs set mss_clamp tunnels")
+        ))
+        .mend("xvs set mss_clamp tunnels")
     } else {
-        let found = format!("{fits}: larger datagrams are fragmented, or refused if they forbid it");
-        let finding = Finding::warn(MTU, object, found);
-        let name = &egress.link(link)?.name;
+        let finding =
+            mtu.warn(format!("{fits}: larger datagrams are fragmented, or refused if they forbid it"));
         match clients + overhead {
             // All links on the path must carry packets of this size.
             wanted if learnt.is_none() && facts.mtu_limit.is_none_or(|limit| wanted <= limit) => {
@@ -184,48 +196,45 @@ fn overhead(server: &Destination) -> u32 {
 /// The largest packet that clients send to a service, in bytes: the MTU of the link with the service's address,
 /// otherwise the largest MTU of an attached link.
 fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
-    let holder = match service.key {
-        ServiceKey::Address { endpoint, .. } => {
-            facts.holder(endpoint.addr).filter(|link| facts.names(&link.name))
-        }
-        ServiceKey::Mark { .. } => None,
-    };
-    let attached = facts.network.links.iter().filter(|link| facts.names(&link.name));
-    holder.map(|link| link.mtu).or_else(|| attached.map(|link| link.mtu).max())
+    if let ServiceKey::Address { endpoint, .. } = service.key
+        && let Some(holder) = facts.holder(endpoint.addr).filter(|link| facts.names(&link.name))
+    {
+        return Some(holder.mtu);
+    }
+    facts.links().map(|link| link.mtu).max()
 }
 
 /// Whether the ports of FULLNAT's local addresses are reserved in the kernel, where the kernel has the address too.
 pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
-    let [own, reserved] = [OWN, RESERVED].map(|place| facts.settings.get(place).map_or("", String::as_str));
+    let [own, reserved] =
+        [OWN, RESERVED].map(|path| facts.settings.get(path).map_or("", |value| value.trim()));
     let Some((first_own, last_own)) = reserved_ports::pair(own, char::is_whitespace) else {
         return Vec::new();
     };
     let ranges = reserved_ports::ranges(reserved);
-    let findings = facts.locals.iter().filter_map(|local| {
-        facts.holder(local.addr)?;
-        let shared = local.ports().filter(|port| (first_own..=last_own).contains(port));
-        let free = shared.filter(|port| !ranges.iter().any(|(first, last)| (first..=last).contains(&port)));
-        let clash = free.count();
+    let mut findings = Vec::new();
+    for local in facts.locals.iter().filter(|local| facts.holder(local.addr).is_some()) {
+        let clash = local
+            .ports()
+            .filter(|port| (first_own..=last_own).contains(port))
+            .filter(|port| !ranges.iter().any(|(first, last)| (first..=last).contains(&port)))
+            .count();
         let LocalAddress { first_port: first, last_port: last, .. } = local;
+        let ports = Finding::of("ports", local.addr);
         let finding = if clash == 0 {
-            Finding::ok(
-                "ports",
-                local.addr,
-                format!("the kernel uses none of {first}-{last} for its own connections"),
-            )
+            ports.ok(format!("the kernel uses none of {first}-{last} for its own connections"))
         } else {
-            let found = format!(
-                "the kernel may use {clash} of its ports {first}-{last} for its own connections, and their replies then go \
-                 to xvsd"
-            );
-            let before = reserved.trim();
-            let before = if before.is_empty() { String::new() } else { format!("{before},") };
-            let mend = format!("sysctl -w net.ipv4.ip_local_reserved_ports={before}{first}-{last}");
-            Finding::warn("ports", local.addr, found).mend(mend)
+            let before = if reserved.is_empty() { String::new() } else { format!("{reserved},") };
+            ports
+                .warn(format!(
+                    "the kernel may use {clash} of its ports {first}-{last} for its own connections, and \
+                     their replies then go to xvsd"
+                ))
+                .mend(format!("sysctl -w net.ipv4.ip_local_reserved_ports={before}{first}-{last}"))
         };
-        Some(finding.seen(format!("/proc/sys/{RESERVED}")))
-    });
-    findings.collect()
+        findings.push(finding.seen(format!("/proc/sys/{RESERVED}")));
+    }
+    findings
 }
 
 /// Whether FULLNAT has local addresses, and the kernel has them. For configuration files: an xvsd warns itself.
@@ -235,31 +244,38 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
     }
     let egress = Egress::build(&facts.network);
     let own: Vec<_> = facts.locals.iter().filter(|local| !local.standby).collect();
-    let lacking = facts.servers().filter_map(|(service, server)| {
+    let mut findings = Vec::new();
+    for (service, server) in facts.servers() {
         let family = server.endpoint.family();
-        let has_one = own.iter().any(|local| Family::of(local.addr) == family);
-        if server.options.method != ForwardingMethod::FullNat || has_one {
-            return None;
+        if server.options.method != ForwardingMethod::FullNat
+            || own.iter().any(|local| Family::of(local.addr) == family)
+        {
+            continue;
         }
-        let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
-            let mut keys = facts.services.iter().map(|service| service.key);
-            keys.any(|key| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr))
-        });
-        let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
-        let found = format!(
-            "its real servers by FULLNAT need a local address, and there is none: clients get no answer; give the rules \
-             the line `#xvs laddr add {usable}`"
-        );
-        Some(Finding::fail(LOCAL, service.key, found))
-    });
-    let mut findings: Vec<_> = lacking.collect();
+        let is_virtual = |addr| {
+            facts.services.iter().any(|service| {
+            matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr)
+        })
+        };
+        let usable = egress
+            .source_of_family(server.endpoint.addr, family, is_virtual)
+            .map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
+        findings.push(Finding::of(LOCAL, service.key).fail(format!(
+            "its real servers by FULLNAT need a local address, and there is none: clients get no answer; \
+             give the rules the line `#xvs laddr add {usable}`"
+        )));
+    }
     findings.dedup_by(|one, other| one.object == other.object);
-    let absent = own.iter().filter(|local| facts.holder(local.addr).is_none());
-    findings.extend(absent.map(|local| {
-        let found = "no interface has it, so replies of real servers by FULLNAT do not reach this machine unless it is \
-                     routed here";
-        Finding::warn(LOCAL, local.addr, found).seen("ip address")
-    }));
+    for local in own.iter().filter(|local| facts.holder(local.addr).is_none()) {
+        findings.push(
+            Finding::of(LOCAL, local.addr)
+                .warn(
+                    "no interface has it, so replies of real servers by FULLNAT do not reach this machine \
+                     unless it is routed here",
+                )
+                .seen("ip address"),
+        );
+    }
     findings
 }
 
@@ -277,22 +293,26 @@ pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
 
 /// The networks of real servers by NAT, whose hosts they answer directly: also each other.
 pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
-    let by_nat = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Nat);
-    let networks = by_nat.filter_map(|(_, server)| {
-        let link = addresses::beside(facts, server.endpoint.addr)?;
-        let networks = link.addresses.iter().filter_map(|&(addr, len)| Prefix::new(addr, len));
-        networks.into_iter().find(|network| network.contains(server.endpoint.addr))
-    });
-    let networks: BTreeSet<_> = networks.collect();
-    let found = "a host of this network, also a real server, cannot be a client of a service by NAT whose real servers \
-                 are in it, because they answer it directly (unless they route this network by the director); use \
-                 FULLNAT for it";
-    networks.into_iter().map(|network| Finding::ok("clients", network, found)).collect()
+    facts
+        .servers()
+        .filter(|(_, server)| server.options.method == ForwardingMethod::Nat)
+        .filter_map(|(_, server)| {
+            facts.links().find_map(|link| addresses::network_of(link, server.endpoint.addr))
+        })
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|network| {
+            Finding::of("clients", network).ok(
+                "a host of this network, also a real server, cannot be a client of a service by NAT whose \
+                 real servers are in it, because they answer it directly (unless they route this network by \
+                 the director); use FULLNAT for it",
+            )
+        })
+        .collect()
 }
 
 const ROUTE: &str = "route";
 const ROUTES: &str = "ip route";
-const MTU: &str = "mtu";
 const LOCAL: &str = "local address";
 pub(super) const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 pub(super) const OWN: &str = "net/ipv4/ip_local_port_range";

@@ -304,7 +304,7 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
     let ended = AtomicBool::new(false);
     let begun = Instant::now();
     let (sent, (received, last)) = thread::scope(|scope| {
-        let receiver = scope.spawn(|| {
+        let receiving = scope.spawn(|| {
             let mut received = 0_u64;
             let mut last = begun;
             while !ended.load(Ordering::Relaxed) {
@@ -323,19 +323,21 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         }
         thread::sleep(WIRE);
         ended.store(true, Ordering::Relaxed);
-        (sent, receiver.join().expect("the receiver does not panic"))
+        (sent, receiving.join().expect("the receiver does not panic"))
     });
-    let now = card::statistics(&receiver).unwrap_or_default();
-    let counted = now.into_iter().filter_map(|(name, now)| {
+    let mut counted = BTreeMap::new();
+    for (name, now) in card::statistics(&receiver).unwrap_or_default() {
         let more = now.wrapping_sub(before.get(&name).copied().unwrap_or(0));
-        (more != 0).then_some((name, more))
-    });
+        if more != 0 {
+            counted.insert(name, more);
+        }
+    }
     Rate {
         frame_bytes,
         sent_per_second: per_second(sent, PERIOD),
         received_per_second: per_second(received, (last - begun).max(PERIOD)),
         interrupts: interrupts_handled(&receiver).saturating_sub(interrupts),
-        counted: counted.collect(),
+        counted,
     }
 }
 

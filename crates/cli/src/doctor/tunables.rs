@@ -77,21 +77,20 @@ pub(super) struct Interrupt {
 impl Tunables {
     /// Reads them for the examined interfaces.
     pub(super) fn read(facts: &Facts) -> Self {
-        let cards: Vec<_> = facts
-            .devices()
-            .filter(|(name, _)| Path::new(NETWORK).join(name).join("device").exists())
-            .map(|(name, device)| Card::read(facts, name, device))
-            .collect();
         let running = cores_of_running_workers(facts);
         // xvsd starts no more workers than each interface has queues, or can have.
         let possible = facts.devices().map(|(_, device)| most_queues(device) as usize).min().unwrap_or(1);
         let by_default = possible.min(facts.cores.saturating_sub(1)).max(1);
         let configured = facts.config.workers.unwrap_or(by_default);
         let wanted_workers = running.as_ref().map_or(configured, Vec::len);
-        let count = wanted_workers.min(possible);
-        let worker_cores = running.unwrap_or_else(|| placement::cores(count, &cores_allowed()));
+        let worker_cores =
+            running.unwrap_or_else(|| placement::cores(wanted_workers.min(possible), &cores_allowed()));
         Self {
-            cards,
+            cards: facts
+                .devices()
+                .filter(|(name, _)| Path::new(NETWORK).join(name).join("device").exists())
+                .map(|(name, device)| Card::read(facts, name, device))
+                .collect(),
             wanted_workers,
             cores: cores_listed(ONLINE),
             isolated: [ISOLATED_AT_BOOT, ISOLATED_BY_CPUSETS].into_iter().flat_map(cores_listed).collect(),
@@ -106,7 +105,7 @@ impl Tunables {
 
 impl Card {
     fn read(facts: &Facts, name: &str, device: &Device) -> Self {
-        let folder = Path::new(NETWORK).join(name).join("device");
+        let directory = Path::new(NETWORK).join(name).join("device");
         Self {
             name: name.to_owned(),
             device: device.clone(),
@@ -115,8 +114,8 @@ impl Card {
             up: facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up),
             attached: facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some()),
             // -1: unknown.
-            node: text(folder.join("numa_node")).and_then(|node| node.parse().ok()),
-            interrupts: interrupts(&text("/proc/interrupts").unwrap_or_default(), &vectors(&folder)),
+            node: text(directory.join("numa_node")).and_then(|node| node.parse().ok()),
+            interrupts: interrupts(&text("/proc/interrupts").unwrap_or_default(), &vectors(&directory)),
         }
     }
 }
@@ -151,12 +150,15 @@ fn of_each<T>(workers: &[Option<usize>], read: impl Fn(String) -> Option<T>) -> 
 }
 
 /// The numbers of the interrupts of a device, or of its parent: virtio is a device of a PCI device.
-fn vectors(folder: &Path) -> BTreeSet<u32> {
-    let mut numbers = ["msi_irqs", "../msi_irqs"]
-        .into_iter()
-        .map(|name| folder.join(name))
-        .map(|folder| names(&folder).filter_map(|name| name.parse().ok()).collect());
-    numbers.find(|numbers: &BTreeSet<_>| !numbers.is_empty()).unwrap_or_default()
+fn vectors(device: &Path) -> BTreeSet<u32> {
+    for directory in ["msi_irqs", "../msi_irqs"] {
+        let numbers: BTreeSet<_> =
+            names(&device.join(directory)).filter_map(|name| name.parse().ok()).collect();
+        if !numbers.is_empty() {
+            return numbers;
+        }
+    }
+    BTreeSet::new()
 }
 
 /// The interrupts of `irqs` that `/proc/interrupts` has, and that belong to queues.
@@ -208,33 +210,34 @@ pub(super) fn affinity_path(irq: u32) -> String {
 }
 
 /// The greatest exit latency of the enabled idle states in a core's directory.
-fn idle_exit_micros(folder: &str) -> Option<u32> {
-    names(Path::new(folder))
+fn idle_exit_micros(directory: &str) -> Option<u32> {
+    names(Path::new(directory))
         .filter_map(|state| {
             let [latency, disable] = ["latency", "disable"]
-                .map(|file| text(format!("{folder}/{state}/{file}"))?.parse::<u32>().ok());
+                .map(|file| text(format!("{directory}/{state}/{file}"))?.parse::<u32>().ok());
             latency.filter(|_| disable == Some(0))
         })
         .max()
 }
 
 fn nodes() -> BTreeMap<u32, String> {
-    let nodes = names(Path::new(NODES)).filter_map(|name| {
-        Some((name.strip_prefix("node")?.parse().ok()?, text(format!("{NODES}/{name}/cpulist"))?))
-    });
-    nodes.collect()
+    names(Path::new(NODES))
+        .filter_map(|name| {
+            Some((name.strip_prefix("node")?.parse().ok()?, text(format!("{NODES}/{name}/cpulist"))?))
+        })
+        .collect()
 }
 
 /// Whether a process with this name runs.
 fn runs(program: &str) -> bool {
-    let mut processes =
-        names(Path::new("/proc")).filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    processes.any(|name| text(format!("/proc/{name}/comm")).is_some_and(|comm| comm == program))
+    names(Path::new("/proc"))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .any(|name| text(format!("/proc/{name}/comm")).is_some_and(|comm| comm == program))
 }
 
 /// The names of the files in a directory; none if it is absent.
-fn names(folder: &Path) -> impl Iterator<Item = String> {
-    fs::read_dir(folder)
+fn names(directory: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::{fmt, fs};
 
 use xvs_host::cores::parse_cores;
@@ -48,7 +48,7 @@ enum Action {
 ///
 /// The kernel's network cannot be read; nothing was changed.
 pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, Box<dyn Error>> {
-    let items = look(asked)?;
+    let items = gather_items(asked)?;
     if apply == Apply::No {
         return Ok(items.into_iter().map(|item| item.finding).collect());
     }
@@ -58,35 +58,38 @@ pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, Box<dyn E
         .filter(|item| matches!(item.action, Some(Action::Ethtool(_))))
         .map(|item| item.apply(Action::run))
         .collect();
-    match look(asked) {
-        Err(error) => findings.push(Finding::fail("interrupts", "", error)),
-        Ok(items) => {
-            let handled: BTreeSet<_> = findings.iter().map(|one| (one.check, one.object.clone())).collect();
-            let new = items
-                .into_iter()
-                .filter(|item| !handled.contains(&(item.finding.check, item.finding.object.clone())));
-            findings.extend(new.map(|item| item.apply(Action::run)));
+    match gather_items(asked) {
+        Err(error) => findings.push(Finding::of("interrupts", "").fail(error)),
+        Ok(mut items) => {
+            items.retain(|Item { finding, .. }| {
+                findings.iter().all(|one| (one.check, &one.object) != (finding.check, &finding.object))
+            });
+            findings.extend(items.into_iter().map(|item| item.apply(Action::run)));
         }
     }
     Ok(findings)
 }
 
-fn look(asked: &Asked) -> Result<Vec<Item>, Box<dyn Error>> {
+fn gather_items(asked: &Asked) -> Result<Vec<Item>, Box<dyn Error>> {
     let facts = gather_interfaces(asked)?;
     Ok(examine(&facts, &Tunables::read(&facts)))
 }
 
 /// Evaluates the facts: each card, then the machine.
 fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
-    let lost = facts.interfaces.iter().filter_map(|interface| {
-        interface.device.as_ref().err().map(|error| absent(facts, &interface.name, error))
-    });
-    let mut items: Vec<_> = facts.faults.iter().cloned().chain(lost).map(Item::from).collect();
+    let mut items: Vec<Item> = facts.faults.iter().cloned().map(Item::from).collect();
+    for interface in &facts.interfaces {
+        if let Err(error) = &interface.device {
+            items.push(absent(facts, &interface.name, error).into());
+        }
+    }
     if tunables.cards.is_empty() {
         let names: Vec<_> = facts.devices().map(|(name, _)| name).collect();
-        let found = format!("no device is behind {}, so there is nothing to tune", names.join(", "));
-        let finding = (!names.is_empty()).then(|| Finding::ok("interface", "", found).seen(CLASS));
-        items.extend(finding.map(Item::from));
+        if !names.is_empty() {
+            let finding = Finding::of("interface", "")
+                .ok(format!("no device is behind {}, so there is nothing to tune", names.join(", ")));
+            items.push(finding.seen(CLASS).into());
+        }
         return items;
     }
     // The commands run in this order. A change of queues or rings resets the link of some cards: igb then renegotiates
@@ -105,28 +108,34 @@ fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
 /// No pause frames.
 fn pause(_: &Tunables, card: &Card) -> Vec<Item> {
     let Some(pause) = card.settings.pause else { return Vec::new() };
+    let subject = Finding::of("pause frames", &card.name);
     let [receive, send] = [pause.receive, pause.transmit].map(|on| if on { "on" } else { "off" });
     let now = format!("receive {receive}, send {send}");
     let item = if pause.receive || pause.transmit {
-        let found = format!(
-            "{now}; wanted off: otherwise a director that is slow for a moment stops its switch port for all"
-        );
         let autoneg = if LINK_AUTONEG.contains(&card.device.driver.as_str()) { "" } else { " autoneg off" };
-        let words = format!("-A {}{autoneg} rx off tx off", card.name);
-        Item::set("pause frames", &card.name, found, Action::Ethtool(words))
+        Item::set(
+            subject.warn(format!(
+                "{now}; wanted off: otherwise a director that is slow for a moment stops its switch port for \
+                 all"
+            )),
+            Action::Ethtool(format!("-A {}{autoneg} rx off tx off", card.name)),
+        )
     } else {
-        Finding::ok("pause frames", &card.name, now).into()
+        subject.ok(now).into()
     };
     vec![item.seen("ethtool -a")]
 }
 
 /// No large receive offload.
 fn lro(_: &Tunables, card: &Card) -> Vec<Item> {
+    let subject = Finding::of("lro", &card.name);
     let item = if card.device.features.contains("rx-lro") {
-        let found = "on; wanted off: it merges packets, and drivers refuse native XDP with it";
-        Item::set("lro", &card.name, found, Action::Ethtool(format!("-K {} lro off", card.name)))
+        Item::set(
+            subject.warn("on; wanted off: it merges packets, and drivers refuse native XDP with it"),
+            Action::Ethtool(format!("-K {} lro off", card.name)),
+        )
     } else {
-        Finding::ok("lro", &card.name, "off").into()
+        subject.ok("off").into()
     };
     vec![item.seen("ethtool -k")]
 }
@@ -138,28 +147,30 @@ fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
     let most = most_queues(&card.device);
     let target = tunables.worker_cores.len() as u32;
     let wanted = tunables.wanted_workers;
+    let subject = Finding::of("queues", name);
     let found = format!("receive queues {now}, workers {target}");
     let why = "each worker then serves one queue of each interface";
-    let item = match now == target {
-        true if (most as usize) < wanted => {
-            let found = format!(
-                "receive queues {now}, at most {most}, and workers {wanted}: xvsd starts only {target}; set `workers = \
-                 {target}` in xvs.toml"
-            );
-            Finding::warn("queues", name, found).into()
-        }
-        true => Finding::ok("queues", name, found).into(),
-        false if card.attached => {
-            let found = format!(
-                "{found}; wanted {target}: {why}. The kernel changes them only without sockets of xvsd: set `queues = \
-                 {target}` under `[interfaces.{name}]` of xvs.toml, then `xvs reload`"
-            );
-            Finding::warn("queues", name, found).into()
-        }
-        false => {
-            let words = format!("-L {name} {} {target}", card.device.queues_word);
-            Item::set("queues", name, format!("{found}; wanted {target}: {why}"), Action::Ethtool(words))
-        }
+    let item = if now != target && card.attached {
+        subject
+            .warn(format!(
+                "{found}; wanted {target}: {why}. The kernel changes them only without sockets of xvsd: set \
+                 `queues = {target}` under `[interfaces.{name}]` of xvs.toml, then `xvs reload`"
+            ))
+            .into()
+    } else if now != target {
+        Item::set(
+            subject.warn(format!("{found}; wanted {target}: {why}")),
+            Action::Ethtool(format!("-L {name} {} {target}", card.device.queues_word)),
+        )
+    } else if (most as usize) < wanted {
+        subject
+            .warn(format!(
+                "receive queues {now}, at most {most}, and workers {wanted}: xvsd starts only {target}; set \
+                 `workers = {target}` in xvs.toml"
+            ))
+            .into()
+    } else {
+        subject.ok(found).into()
     };
     vec![item.seen("ethtool -l")]
 }
@@ -167,25 +178,28 @@ fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
 /// Rings that hold what comes while a worker is busy, and no more.
 fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
     let Some(rings) = card.settings.rings else { return Vec::new() };
-    let of_each = [("rx", rings.receive, rings.receive_max), ("tx", rings.transmit, rings.transmit_max)];
-    let wanted = of_each
-        .into_iter()
-        .filter(|(.., most)| *most > 0)
-        .map(|(word, now, most)| (word, now, now.clamp(RING_LEAST.min(most), RING_MOST)));
-    let changed: Vec<_> = wanted
-        .filter(|(_, now, wanted)| now != wanted)
-        .map(|(word, _, wanted)| format!("{word} {wanted}"))
-        .collect();
+    let subject = Finding::of("rings", &card.name);
+    let mut changed = Vec::new();
+    for (ring, now, most) in
+        [("rx", rings.receive, rings.receive_max), ("tx", rings.transmit, rings.transmit_max)]
+    {
+        let wanted = now.clamp(RING_LEAST.min(most), RING_MOST);
+        if most > 0 && now != wanted {
+            changed.push(format!("{ring} {wanted}"));
+        }
+    }
     let now = format!("{} receive and {} transmit descriptors", rings.receive, rings.transmit);
-    let changed = changed.join(" ");
-    let found = format!(
-        "{now}; wanted {changed}: fewer than {RING_LEAST} lose packets of a burst, more than {RING_MOST} delay them. \
-         The change may reset the link"
-    );
     let item = if changed.is_empty() {
-        Finding::ok("rings", &card.name, now).into()
+        subject.ok(now).into()
     } else {
-        Item::set("rings", &card.name, found, Action::Ethtool(format!("-G {} {changed}", card.name)))
+        let changed = changed.join(" ");
+        Item::set(
+            subject.warn(format!(
+                "{now}; wanted {changed}: fewer than {RING_LEAST} lose packets of a burst, more than \
+                 {RING_MOST} delay them. The change may reset the link"
+            )),
+            Action::Ethtool(format!("-G {} {changed}", card.name)),
+        )
     };
     vec![item.seen("ethtool -g")]
 }
@@ -194,20 +208,29 @@ fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
 fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
     let queues =
         if card.attached { card.device.receive_queues as usize } else { tunables.worker_cores.len() };
+    if queues <= 1 {
+        return Vec::new();
+    }
     let CardSettings { udp4_by_ports, udp6_by_ports, .. } = card.settings;
-    let protocols = [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)];
-    protocols.into_iter().filter_map(|(check, flow, by_ports)| {
-        let item = match by_ports.filter(|_| queues > 1)? {
-            true => Finding::ok(check, &card.name, "addresses and ports").into(),
-            false => {
-                let found = "addresses alone; wanted ports too: otherwise all flows between two addresses reach one \
-                             worker. Fragments still go by addresses alone";
-                let words = format!("-N {} rx-flow-hash {flow} sdfn", card.name);
-                Item::set(check, &card.name, found, Action::Ethtool(words))
-            }
+    let mut items = Vec::new();
+    for (check, flow, by_ports) in
+        [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)]
+    {
+        let subject = Finding::of(check, &card.name);
+        let item = match by_ports {
+            Some(true) => subject.ok("addresses and ports").into(),
+            Some(false) => Item::set(
+                subject.warn(
+                    "addresses alone; wanted ports too: otherwise all flows between two addresses reach one \
+                     worker. Fragments still go by addresses alone",
+                ),
+                Action::Ethtool(format!("-N {} rx-flow-hash {flow} sdfn", card.name)),
+            ),
+            None => continue,
         };
-        Some(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)))
-    }).collect()
+        items.push(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)));
+    }
+    items
 }
 
 /// Interrupts that are coalesced, and not for long. Values between are left.
@@ -219,61 +242,56 @@ fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
     if none && now.frames == 1 && card.device.driver == "virtio_net" {
         return Vec::new();
     }
+    let subject = Finding::of("coalescing", &card.name);
     let found = format!("after {} µs or {} packets", now.micros, now.frames);
-    let why = match now.adaptive {
-        true => None,
-        false if none => Some("each packet costs an interrupt"),
-        false if now.micros > COALESCING_MOST_MICROS => Some("each packet waits that long"),
-        false => None,
-    };
-    let item = match why {
-        Some(why) => {
-            let found = format!("{found}; wanted {COALESCING_MICROS} µs: {why}");
-            let words = format!("-C {} rx-usecs {COALESCING_MICROS}", card.name);
-            Item::set("coalescing", &card.name, found, Action::Ethtool(words))
-        }
-        None if now.adaptive => Finding::ok("coalescing", &card.name, "adaptive").into(),
-        None => Finding::ok("coalescing", &card.name, found).into(),
+    let too_long = now.micros > COALESCING_MOST_MICROS;
+    let item = if now.adaptive {
+        subject.ok("adaptive").into()
+    } else if none || too_long {
+        let why = if none { "each packet costs an interrupt" } else { "each packet waits that long" };
+        Item::set(
+            subject.warn(format!("{found}; wanted {COALESCING_MICROS} µs: {why}")),
+            Action::Ethtool(format!("-C {} rx-usecs {COALESCING_MICROS}", card.name)),
+        )
+    } else {
+        subject.ok(found).into()
     };
     vec![item.seen("ethtool -c")]
 }
 
 /// The interrupts of a queue on the core of the worker that serves it.
 fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
-    let name = &card.name;
+    let subject = Finding::of("interrupts", &card.name);
     let workers = tunables.worker_cores.len().max(1);
     let queues = if card.attached { card.device.receive_queues } else { workers as u32 };
     let mut placed = 0;
     let mut items = Vec::new();
-    for interrupt in card.interrupts.iter().filter(|interrupt| interrupt.queue < queues) {
+    for Interrupt { irq, name, queue, cores } in &card.interrupts {
         // The same assignment of queues to workers as in `xvs_ctl::placement::shares`.
-        let worker = interrupt.queue as usize % workers;
+        let worker = *queue as usize % workers;
         let Some(core) = tunables.worker_cores.get(worker).copied().flatten() else { continue };
-        if interrupt.cores == core.to_string() {
+        if *queue >= queues {
+            continue;
+        }
+        if *cores == core.to_string() {
             placed += 1;
             continue;
         }
-        let Interrupt { irq, queue, .. } = *interrupt;
-        let found = format!(
-            "IRQ {irq} ({}) of queue {queue} on cores {}; wanted core {core}, that of worker {worker}: under overload \
-             the kernel then receives no more there than the worker forwards",
-            interrupt.name, interrupt.cores
-        );
-        let item = Item::set("interrupts", name, found, Action::Interrupt { irq, core });
-        items.push(item.seen(affinity_path(irq)));
+        let finding = subject.warn(format!(
+            "IRQ {irq} ({name}) of queue {queue} on cores {cores}; wanted core {core}, that of worker \
+             {worker}: under overload the kernel then receives no more there than the worker forwards"
+        ));
+        items.push(Item::set(finding, Action::Interrupt { irq: *irq, core }).seen(affinity_path(*irq)));
     }
     if items.is_empty() {
         let finding = match placed {
-            0 if !card.up => {
-                let found = "it is down, so its driver may have set up no interrupts yet";
-                Finding::warn("interrupts", name, found).mend(format!("ip link set dev {name} up"))
-            }
-            0 => {
-                Finding::ok("interrupts", name, "none has the number of a queue in its name, so all are left")
-            }
-            count => Finding::ok("interrupts", name, format!("{count}, each on the core of its worker")),
+            0 if !card.up => subject
+                .warn("it is down, so its driver may have set up no interrupts yet")
+                .mend(format!("ip link set dev {} up", card.name)),
+            0 => subject.ok("none has the number of a queue in its name, so all are left"),
+            count => subject.ok(format!("{count}, each on the core of its worker")),
         };
-        items.push(Item::from(finding).seen("/proc/interrupts"));
+        items.push(finding.seen("/proc/interrupts").into());
     }
     items
 }
@@ -286,48 +304,57 @@ fn numa(tunables: &Tunables, card: &Card) -> Vec<Item> {
     if tunables.nodes.len() < 2 {
         return Vec::new();
     }
+    let subject = Finding::of("numa", &card.name);
     let far: Vec<_> = pinned(tunables).difference(&parse_cores(near)).copied().collect();
     let finding = if far.is_empty() {
-        Finding::ok("numa", &card.name, format!("node {node}, that of the workers' cores"))
+        subject.ok(format!("node {node}, that of the workers' cores"))
     } else {
-        let found = format!(
-            "node {node} with cores {near}, and workers run on {}: each packet crosses between nodes. Give xvsd cores \
-             of node {node}: `CPUAffinity={near}` in its unit",
+        subject.warn(format!(
+            "node {node} with cores {near}, and workers run on {}: each packet crosses between nodes. Give \
+             xvsd cores of node {node}: `CPUAffinity={near}` in its unit",
             joined(far)
-        );
-        Finding::warn("numa", &card.name, found)
+        ))
     };
-    vec![Item::from(finding).seen(format!("{CLASS}/{}/device/numa_node", card.name))]
+    vec![finding.seen(format!("{CLASS}/{}/device/numa_node", card.name)).into()]
 }
 
 /// Interfaces with different numbers of queues.
 fn uneven(facts: &Facts) -> Option<Finding> {
-    let counts: BTreeSet<_> = facts.devices().map(|(_, device)| device.receive_queues).collect();
-    let of_each: Vec<_> =
-        facts.devices().map(|(name, device)| format!("{name} {}", device.receive_queues)).collect();
-    let found = format!(
+    let mut counts = BTreeSet::new();
+    let mut of_each = Vec::new();
+    for (name, device) in facts.devices() {
+        counts.insert(device.receive_queues);
+        of_each.push(format!("{name} {}", device.receive_queues));
+    }
+    let finding = Finding::of("queues", "").warn(format!(
         "interfaces have different numbers: {}; there are at most as many workers as the fewest",
         of_each.join(", ")
-    );
-    (counts.len() > 1).then(|| Finding::warn("queues", "", found).seen("ethtool -l"))
+    ));
+    (counts.len() > 1).then(|| finding.seen("ethtool -l"))
 }
 
 fn irqbalance(tunables: &Tunables) -> Option<Finding> {
-    let found = "it runs, and moves the interrupts of queues to other cores again";
-    let finding = Finding::warn("irqbalance", "", found).mend("systemctl disable --now irqbalance");
-    tunables.irqbalance.then(|| finding.seen("/proc/*/comm"))
+    tunables.irqbalance.then(|| {
+        Finding::of("irqbalance", "")
+            .warn("it runs, and moves the interrupts of queues to other cores again")
+            .seen("/proc/*/comm")
+            .mend("systemctl disable --now irqbalance")
+    })
 }
 
 fn governor(tunables: &Tunables) -> Option<Finding> {
     let slow: Vec<_> = tunables.governors.iter().filter(|(_, governor)| *governor != "performance").collect();
     let (_, governor) = slow.first()?;
     let cores = joined(slow.iter().map(|(core, _)| **core));
-    let found = format!(
-        "{governor} on cores of workers ({cores}); wanted performance: a worker that wakes up is slow until the \
-         frequency rises"
-    );
-    let finding = Finding::warn("governor", "", found).seen(format!("{CORE}/cpufreq/scaling_governor"));
-    Some(finding.mend(format!("cpupower -c {cores} frequency-set -g performance")))
+    Some(
+        Finding::of("governor", "")
+            .warn(format!(
+                "{governor} on cores of workers ({cores}); wanted performance: a worker that wakes up is \
+                 slow until the frequency rises"
+            ))
+            .seen(format!("{CORE}/cpufreq/scaling_governor"))
+            .mend(format!("cpupower -c {cores} frequency-set -g performance")),
+    )
 }
 
 fn idle(tunables: &Tunables) -> Option<Finding> {
@@ -335,28 +362,32 @@ fn idle(tunables: &Tunables) -> Option<Finding> {
         tunables.idle_exit_micros.iter().filter(|(_, micros)| **micros > IDLE_MOST_MICROS).collect();
     let most = deep.iter().map(|(_, micros)| **micros).max()?;
     let cores = joined(deep.iter().map(|(core, _)| **core));
-    let found = format!(
-        "cores of workers ({cores}) need up to {most} µs to wake up; wanted {IDLE_MOST_MICROS} at most: the first \
-         packet waits that long"
-    );
-    let finding = Finding::warn("idle states", "", found).seen(format!("{CORE}/cpuidle"));
-    Some(finding.mend(format!("cpupower -c {cores} idle-set -D {}", IDLE_MOST_MICROS + 1)))
+    Some(
+        Finding::of("idle states", "")
+            .warn(format!(
+                "cores of workers ({cores}) need up to {most} µs to wake up; wanted {IDLE_MOST_MICROS} at \
+                 most: the first packet waits that long"
+            ))
+            .seen(format!("{CORE}/cpuidle"))
+            .mend(format!("cpupower -c {cores} idle-set -D {}", IDLE_MOST_MICROS + 1)),
+    )
 }
 
 fn isolation(tunables: &Tunables) -> Option<Finding> {
-    let shared: Vec<_> = pinned(tunables).difference(&tunables.isolated).copied().collect();
+    let pinned = pinned(tunables);
+    let shared: Vec<_> = pinned.difference(&tunables.isolated).copied().collect();
     if tunables.cores.len() <= 2 || shared.is_empty() {
         return None;
     }
     // Without CPUAffinity, programs do not get isolated cores (kernel sched/core.c, `sched_init_smp`).
-    let found = format!(
-        "other programs may run on cores of workers ({}): the kernel argument `isolcpus={}` keeps them off, with \
-         `CPUAffinity=0-{}` in the unit of xvsd, which may not use these cores otherwise",
+    let finding = Finding::of("isolation", "").warn(format!(
+        "other programs may run on cores of workers ({}): the kernel argument `isolcpus={}` keeps them off, \
+         with `CPUAffinity=0-{}` in the unit of xvsd, which may not use these cores otherwise",
         joined(shared),
-        joined(pinned(tunables)),
+        joined(pinned),
         tunables.cores.last()?
-    );
-    Some(Finding::warn("isolation", "", found).seen("/sys/devices/system/cpu/isolated"))
+    ));
+    Some(finding.seen("/sys/devices/system/cpu/isolated"))
 }
 
 /// The cores that workers are pinned to.
@@ -369,9 +400,9 @@ fn joined(cores: impl IntoIterator<Item = usize>) -> String {
 }
 
 impl Item {
-    /// A setting that differs.
-    fn set(check: &'static str, object: &str, found: impl ToString, action: Action) -> Self {
-        Self { finding: Finding::warn(check, object, found).mend(&action), action: Some(action) }
+    /// A setting that differs, and the command that sets it.
+    fn set(finding: Finding, action: Action) -> Self {
+        Self { finding: finding.mend(&action), action: Some(action) }
     }
 
     fn seen(self, seen: impl ToString) -> Self {
@@ -400,15 +431,17 @@ impl Action {
         match self {
             // Equivalent to the printed command, without a shell.
             Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
-            Self::Ethtool(words) => {
-                let output = Command::new("ethtool")
-                    .args(words.split(' '))
+            Self::Ethtool(arguments) => {
+                let Output { status, stderr, .. } = Command::new("ethtool")
+                    .args(arguments.split(' '))
                     .output()
                     .map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
-                let said =
-                    String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-                let status = output.status;
-                if status.success() { Ok(()) } else { Err(format!("{said} ({status})").into()) }
+                if status.success() {
+                    return Ok(());
+                }
+                let reason =
+                    String::from_utf8_lossy(&stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+                Err(format!("{reason} ({status})").into())
             }
         }
     }
@@ -418,7 +451,7 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ethtool(words) => write!(f, "ethtool {words}"),
+            Self::Ethtool(arguments) => write!(f, "ethtool {arguments}"),
             Self::Interrupt { irq, core } => write!(f, "sh -c 'echo {core} >{}'", affinity_path(*irq)),
         }
     }
@@ -741,7 +774,7 @@ mod tests {
         let ran = RefCell::new(Vec::new());
         let item = || {
             let action = Action::Ethtool("-K wan lro off".to_owned());
-            Item::set("lro", "wan", "on; wanted off", action)
+            Item::set(Finding::of("lro", "wan").warn("on; wanted off"), action)
         };
         let done = item().apply(|action| {
             ran.borrow_mut().push(action.to_string());
@@ -753,7 +786,7 @@ mod tests {
         let failed = item().apply(|_| Err(io::Error::other("Operation not supported").into()));
         assert_eq!(failed.level, Level::Fail);
         assert_eq!(failed.mend.unwrap().command, "ethtool -K wan lro off");
-        let advice = Item::from(Finding::warn("isolation", "", "advice"));
+        let advice = Item::from(Finding::of("isolation", "").warn("advice"));
         assert_eq!(advice.apply(|_| panic!("it has no command")).level, Level::Warn);
     }
 }
