@@ -21,27 +21,23 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
 }
 
 fn presence(facts: &Facts, attachment: &Attachment<'_>, vip: IpAddr) -> Finding {
-    let address = Finding::of("address", vip);
+    let address = Finding::of("address", vip).seen("ip address");
     if let Some(link) = attachment.towards_clients(vip) {
-        return address
-            .fail(format!(
-                "its clients come in by {}, to which xvsd is not attached, so their packets go to the \
+        return address.fail(format!(
+            "its clients come in by {}, to which xvsd is not attached, so their packets go to the \
                  kernel; {}",
-                link.name,
-                attachment.step(link)
-            ))
-            .seen("ip address");
+            link.name,
+            attachment.step(link)
+        ));
     }
     if let Some(link) = facts.holder(vip) {
-        return address.ok(format!("{} has it", link.name)).seen("ip address");
+        return address.ok(format!("{} has it", link.name));
     }
     if let Some(Answer { link, mac, .. }) = facts.answers.iter().find(|answer| answer.addr == vip) {
-        return address
-            .warn(format!(
-                "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the \
+        return address.seen(format!("ip address; ARP probes on {link}")).warn(format!(
+            "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the \
                  other director of a pair, which has it at the moment"
-            ))
-            .seen(format!("ip address; ARP probes on {link}"));
+        ));
     }
     let beside = beside(facts, vip);
     let finding = match beside {
@@ -54,7 +50,7 @@ fn presence(facts: &Facts, attachment: &Attachment<'_>, vip: IpAddr) -> Finding 
         }
     };
     let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| &link.name);
-    finding.seen("ip address").mend(match vip {
+    finding.mend(match vip {
         IpAddr::V4(_) => format!("ip address add {vip}/32 dev {dev}"),
         // During duplicate address detection, the kernel does not answer for an IPv6 address.
         IpAddr::V6(_) => format!("ip address add {vip}/128 dev {dev} nodad"),
@@ -102,8 +98,8 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
 fn own_answer(facts: &Facts, vip: IpAddr) -> Option<Finding> {
     let holder = facts.holder(vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
     let link = beside(facts, vip).or_else(|| towards_clients(facts))?;
-    let arp = Finding::of(ARP, vip);
-    let finding = match facts.highest(&link.name, IGNORE) {
+    let arp = Finding::of(ARP, vip).seen(format!("/proc/sys/{}", conf(&link.name, IGNORE)));
+    Some(match facts.highest(&link.name, IGNORE) {
         0 => arp.ok(format!("{} has it, and {} answers ARP for it", holder.name, link.name)),
         silent => arp
             .fail(format!(
@@ -112,8 +108,7 @@ fn own_answer(facts: &Facts, vip: IpAddr) -> Option<Finding> {
                 holder.name, link.name
             ))
             .mend(format!("ip address add {vip}/32 dev {}", link.name)),
-    };
-    Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, IGNORE))))
+    })
 }
 
 /// Whether the kernel forwards packets that NAT real servers send on their own connections.
@@ -124,8 +119,8 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         let name = path.replace('/', ".");
-        let forwarding = Finding::of("forwarding", "");
-        let finding = if facts.setting(path) == 0 {
+        let forwarding = Finding::of("forwarding", "").seen(format!("/proc/sys/{path}"));
+        findings.push(if facts.setting(path) == 0 {
             forwarding
                 .warn(format!(
                     "{name} is 0: NAT real servers cannot open connections themselves (DNS, updates); \
@@ -134,8 +129,7 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
                 .mend(format!("sysctl -w {name}=1"))
         } else {
             forwarding.ok(format!("{name} is 1"))
-        };
-        findings.push(finding.seen(format!("/proc/sys/{path}")));
+        });
     }
     findings
 }
@@ -158,8 +152,9 @@ fn redirects_on(facts: &Facts, link: &Link) -> Option<Finding> {
     }
     // Redirects are sent if either setting is 1 (kernel ip-sysctl.rst, send_redirects).
     let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
-    let subject = Finding::of("redirects", &link.name);
-    let finding = if all + own == 0 {
+    let subject =
+        Finding::of("redirects", &link.name).seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS)));
+    Some(if all + own == 0 {
         subject.ok("the kernel sends no ICMP redirects")
     } else {
         let [all, own] =
@@ -170,8 +165,7 @@ fn redirects_on(facts: &Facts, link: &Link) -> Option<Finding> {
                  director: then their replies are not translated",
             )
             .mend(format!("sysctl -w {all} {own}"))
-    };
-    Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS))))
+    })
 }
 
 /// Whether the kernel drops packets that arrive on another link than that of the route to their source.
@@ -186,8 +180,8 @@ fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding
         return None;
     }
     let name = &link.name;
-    let subject = Finding::of("source check", name);
-    let finding = match facts.highest(name, SOURCE) {
+    let subject = Finding::of("source check", name).seen(format!("/proc/sys/{}", conf(name, SOURCE)));
+    Some(match facts.highest(name, SOURCE) {
         STRICT if default.ifindex != link.ifindex => subject
             .warn(format!(
                 "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that \
@@ -197,8 +191,7 @@ fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding
             ))
             .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name))),
         check => subject.ok(format!("rp_filter {check} is compatible with the routes")),
-    };
-    Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
+    })
 }
 
 fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {

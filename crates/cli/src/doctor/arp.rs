@@ -71,8 +71,8 @@ pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
         if facts.answers.iter().all(|answer| answer.addr != vip) {
             findings.push(
                 Finding::of(ARP, vip)
-                    .ok("no other machine answers for it")
-                    .seen(format!("ARP probes on {}", facts.probed.join(", "))),
+                    .seen(format!("ARP probes on {}", facts.probed.join(", ")))
+                    .ok("no other machine answers for it"),
             );
         }
     }
@@ -88,8 +88,8 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
         .filter(|neighbour| neighbour.mac == *mac)
         .map(|neighbour| neighbour.addr)
         .collect();
-    let arp = Finding::of(ARP, addr);
-    let finding = match facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr)) {
+    let arp = Finding::of(ARP, addr).seen(format!("ARP probes on {link}"));
+    Some(match facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr)) {
         Some((_, server)) => {
             let host = server.endpoint.addr;
             let command = match server.options.method {
@@ -112,8 +112,7 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
             ))
             .mend_on(host, format!("xvs realserver up --vip {addr}"))
         }
-    };
-    Some(finding.seen(format!("ARP probes on {link}")))
+    })
 }
 
 /// The name of the check.

@@ -106,11 +106,11 @@ const APART_MILLIS: i64 = 1000;
 
 /// The difference to the clock of each director that was named.
 pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
-    facts.clocks.iter().map(|clock| judge(clock).seen("ICMP timestamp")).collect()
+    facts.clocks.iter().map(judge).collect()
 }
 
 fn judge(Clock { addr, ahead_millis }: &Clock) -> Finding {
-    let clock = Finding::of("clock", addr);
+    let clock = Finding::of("clock", addr).seen("ICMP timestamp");
     match ahead_millis {
         Err(why) => clock.warn(why),
         Ok(ahead) if ahead.abs() < APART_MILLIS => {

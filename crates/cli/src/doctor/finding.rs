@@ -24,11 +24,12 @@ pub(super) struct Finding {
     pub mend: Option<Mend>,
 }
 
-/// A check and the object that it examined.
+/// A check, the object that it examined, and the source of the information.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     check: &'static str,
     object: String,
+    seen: String,
 }
 
 /// The level of a finding, in ascending order.
@@ -62,12 +63,7 @@ pub(super) fn worst(findings: &[Finding]) -> Level {
 impl Finding {
     /// Findings of a check about this object.
     pub(super) fn of(check: &'static str, object: impl ToString) -> Subject {
-        Subject { check, object: object.to_string() }
-    }
-
-    /// Adds the source of the information.
-    pub(super) fn seen(self, seen: impl ToString) -> Self {
-        Self { seen: seen.to_string(), ..self }
+        Subject { check, object: object.to_string(), seen: String::new() }
     }
 
     /// Adds the command that corrects it on this machine.
@@ -82,6 +78,10 @@ impl Finding {
 }
 
 impl Subject {
+    pub(super) fn seen(self, seen: impl ToString) -> Self {
+        Self { seen: seen.to_string(), ..self }
+    }
+
     pub(super) fn ok(&self, found: impl ToString) -> Finding {
         self.at(Level::Ok, found)
     }
@@ -95,8 +95,8 @@ impl Subject {
     }
 
     pub(super) fn at(&self, level: Level, found: impl ToString) -> Finding {
-        let Self { check, object } = self.clone();
-        Finding { level, check, object, found: found.to_string(), seen: String::new(), mend: None }
+        let Self { check, object, seen } = self.clone();
+        Finding { level, check, object, found: found.to_string(), seen, mend: None }
     }
 }
 
@@ -134,10 +134,10 @@ mod tests {
     #[test]
     fn a_finding_is_a_paragraph_of_80_columns_and_its_command_a_line() {
         let finding = Finding::of("interface", "eth0")
+            .seen("netlink")
             .fail(
                 "its MTU of 9000 bytes lets in packets that do not fit one frame, and so xvsd does not start",
             )
-            .seen("netlink")
             .mend("ip link set dev eth0 mtu 3498");
         let expected = "\
 fail  interface eth0: its MTU of 9000 bytes lets in packets that do not fit one

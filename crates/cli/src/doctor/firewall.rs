@@ -15,7 +15,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Subject};
 
 /// Whether rules drop packets of services.
 pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
@@ -40,9 +40,9 @@ pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
             }
         }
     }
-    let firewall = Finding::of(CHECK, "");
+    let firewall = Finding::of(CHECK, "").seen("nft list ruleset, iptables-save");
     let mut findings: Vec<_> =
-        concerned.iter().take(NAMED).map(|(text, services)| useless(text, services)).collect();
+        concerned.iter().take(NAMED).map(|(text, services)| useless(&firewall, text, services)).collect();
     if concerned.len() > NAMED {
         findings.push(firewall.warn(format!(
             "{} more rules that drop packets of services have no effect",
@@ -60,16 +60,16 @@ pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
     if findings.is_empty() && was_read && !facts.services.is_empty() {
         findings.push(firewall.ok("no rule of netfilter drops packets of services"));
     }
-    findings.into_iter().map(|finding| finding.seen("nft list ruleset, iptables-save")).collect()
+    findings
 }
 
-fn useless(text: &str, services: &[String]) -> Finding {
+fn useless(firewall: &Subject, text: &str, services: &[String]) -> Finding {
     let more = match services.len() {
         0 | 1 => String::new(),
         2 => " and 1 more service".to_owned(),
         count => format!(" and {} more services", count - 1),
     };
-    Finding::of(CHECK, "").warn(format!(
+    firewall.warn(format!(
         "«{text}» does not drop packets for {}{more}: XDP runs before netfilter. Filter on the routers \
          before the director, or on the real servers",
         services[0]

@@ -266,13 +266,10 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
     for ((name, page), master) in directors.iter().zip(&masters) {
         let sync = Finding::of(SYNC, name);
         let Some((master, backup)) = master.zip(page.daemon(SyncRole::Backup)) else {
-            findings.push(
-                sync.warn(
-                    "it does not run both daemons, so a connection ends when its flow moves and another real \
+            findings.push(sync.seen("docs/failover.md, Connections").warn(
+                "it does not run both daemons, so a connection ends when its flow moves and another real \
                      server is chosen",
-                )
-                .seen("docs/failover.md, Connections"),
-            );
+            ));
             continue;
         };
         let own = backup.sync_id;

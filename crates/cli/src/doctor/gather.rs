@@ -52,7 +52,7 @@ use crate::servers::realserver::RECORDS;
 /// The arguments that say which facts are read.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Asked {
-    /// Check this interface; may be given several times [default: xvsd's interfaces, else the file's]
+    /// Check this interface; may be given several times [default: those of xvsd, otherwise of the file]
     #[arg(long = "interface", value_name = "IFACE")]
     pub interfaces: Vec<String>,
     /// Check this virtual address in addition to those of services; may be given several times
@@ -143,7 +143,7 @@ fn ask_the_daemon(facts: &mut Facts) {
     };
     if let Err(error) = read {
         facts.no_daemon = "xvsd is running, but its report could not be read".to_owned();
-        facts.faults.push(Finding::of("daemon", "").fail(error).seen(default_socket().display()));
+        facts.faults.push(Finding::of("daemon", "").seen(default_socket().display()).fail(error));
     }
 }
 
@@ -235,15 +235,12 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
 }
 
 fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
-    let mut names = named.to_vec();
-    if names.is_empty()
-        && let Some(daemon) = &facts.daemon
-    {
-        names.extend(daemon.interfaces.iter().map(|interface| interface.name.clone()));
-    }
-    if names.is_empty() {
-        names.extend(facts.config.interfaces.names().map(str::to_owned));
-    }
+    let attached = facts.daemon.iter().flat_map(|daemon| &daemon.interfaces).map(|one| one.name.clone());
+    let configured = facts.config.interfaces.names().map(str::to_owned);
+    let names = [named.to_vec(), attached.collect(), configured.collect()]
+        .into_iter()
+        .find(|names| !names.is_empty())
+        .unwrap_or_default();
     if names.is_empty() {
         let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
         facts.faults.push(

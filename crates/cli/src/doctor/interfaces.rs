@@ -19,7 +19,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
         match (&interface.device, &interface.refused) {
             // Without a fix to paste: the machine may be reached by an address of the bridge or bond.
             (Ok(_), Some(why)) => {
-                findings.push(Finding::of("interface", &interface.name).fail(why).seen("ip -details link"));
+                findings.push(Finding::of("interface", &interface.name).seen("ip -details link").fail(why));
             }
             (Ok(device), None) => {
                 findings.push(usable(facts, &interface.name, device));
@@ -42,13 +42,13 @@ pub(super) fn reachable(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
     let present: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
-    Finding::of("interface", name).fail(format!("{error}; there are {}", present.join(", "))).seen("ip link")
+    Finding::of("interface", name).seen("ip link").fail(format!("{error}; there are {}", present.join(", ")))
 }
 
 /// Whether it can be attached and has a carrier.
 fn usable(facts: &Facts, name: &str, device: &Device) -> Finding {
-    let interface = Finding::of("interface", name);
-    let finding = if device.loopback {
+    let interface = Finding::of("interface", name).seen("ip link");
+    if device.loopback {
         interface
             .fail("it is a loopback interface, which receives no packets of clients; name the one that does")
     } else if is_director_tap(name, &device.driver) {
@@ -69,35 +69,31 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Finding {
         interface
             .fail("it is down, or has no carrier (then check its cable, or its other end)")
             .mend(format!("ip link set dev {name} up"))
-    };
-    finding.seen("ip link")
+    }
 }
 
 /// The XDP mode in which its program runs, or would run.
 fn mode(facts: &Facts, name: &str, device: &Device) -> Finding {
     let driver =
         if device.driver.is_empty() { "its driver".to_owned() } else { format!("driver {}", device.driver) };
-    let subject = Finding::of("mode", name);
+    let subject = Finding::of("mode", name).seen("netdev xdp-features");
     if let Some(attached) = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name)) {
         let InterfaceStatus { mode, why_not_native, .. } = attached;
         let why = why_not_native.as_ref().map(|why| format!(", native refused: {why}")).unwrap_or_default();
         let level = if *mode == Mode::Native.to_string() { Level::Ok } else { Level::Warn };
-        return subject.at(level, format!("{driver}, {mode} XDP{why}")).seen("xvs status");
+        return subject.seen("xvs status").at(level, format!("{driver}, {mode} XDP{why}"));
     }
-    let finding = if device.zero_copy {
+    if device.zero_copy {
         subject.ok(format!("{driver} has native XDP and zero-copy"))
     } else if device.native {
         subject.ok(format!("{driver} has native XDP, with copies"))
     } else if facts.reports_xdp_features() {
         subject.warn(format!("{driver} has no native XDP: generic mode, which costs more per packet"))
     } else {
-        return subject
-            .ok(format!(
-                "{driver}; this kernel does not report whether it has native XDP: xvsd tries when it attaches"
-            ))
-            .seen("ethtool -i");
-    };
-    finding.seen("netdev xdp-features")
+        subject.seen("ethtool -i").ok(format!(
+            "{driver}; this kernel does not report whether it has native XDP: xvsd tries when it attaches"
+        ))
+    }
 }
 
 /// Whether there are queues for as many workers as there are cores to spare, and workers for all queues.
@@ -107,14 +103,14 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let wanted = facts.daemon.as_ref().map(|daemon| daemon.workers).or(facts.config.workers);
-    let all = Finding::of("queues", "");
+    let all = Finding::of("queues", "").seen("ethtool -l");
     let workers = match shares(&counted, wanted, facts.cores) {
         Ok(shares) => shares.len(),
         // xvsd starts as many workers as there are queues.
         Err(error @ PlacementError::TooManyWorkers { .. }) => {
-            return vec![all.warn(error).seen("ethtool -l")];
+            return vec![all.warn(error)];
         }
-        Err(error) => return vec![all.fail(error).seen("ethtool -l")],
+        Err(error) => return vec![all.fail(error)],
     };
     let spare = facts.cores.saturating_sub(1).max(1);
     let mut findings = Vec::new();
@@ -124,31 +120,28 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         if facts.config.workers.is_none() && now <= workers && now < better {
             findings.push(
                 Finding::of("queues", name)
+                    .seen("ethtool -l")
                     .warn(format!(
                         "{now} receive queues for {} cores: xvsd has {workers} workers",
                         facts.cores
                     ))
-                    .seen("ethtool -l")
                     .mend(format!("ethtool -L {name} {} {better}", device.queues_word)),
             );
         }
     }
     if findings.is_empty() {
         let queues: Vec<_> = counted.iter().map(|(name, queues)| format!("{name} {queues}")).collect();
-        findings.push(
-            all.ok(format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores))
-                .seen("ethtool -l"),
-        );
+        findings.push(all.ok(format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores)));
     }
     findings
 }
 
 /// Whether the device or the kernel merges packets, or strips VLAN tags, before the director sees them.
 fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
-    let subject = Finding::of("offload", name);
+    let subject = Finding::of("offload", name).seen("ethtool -k");
     if device.driver == BRIDGE {
         // Otherwise it could not be attached.
-        return vec![subject.ok("no port merges packets").seen("ethtool -k")];
+        return vec![subject.ok("no port merges packets")];
     }
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
     let generic = match attached {
@@ -178,13 +171,12 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
             findings.push(
                 subject
                     .at(level, format!("{option} is on: {effect}"))
-                    .seen("ethtool -k")
                     .mend(format!("ethtool -K {name} {option} off")),
             );
         }
     }
     if findings.is_empty() {
-        findings.push(subject.ok("no offload merges packets or strips VLAN tags").seen("ethtool -k"));
+        findings.push(subject.ok("no offload merges packets or strips VLAN tags"));
     }
     findings
 }
@@ -192,20 +184,18 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
 /// Whether packets may arrive with checksums that their sender left to its device.
 fn checksums(name: &str, device: &Device) -> Option<Finding> {
     leaves_checksums(&device.driver).then(|| {
-        Finding::of("checksums", name)
-            .ok(format!(
-                "packets from {} may arrive with incomplete checksums; the workers complete and count them",
-                device.driver
-            ))
-            .seen("ethtool -i")
+        Finding::of("checksums", name).seen("ethtool -i").ok(format!(
+            "packets from {} may arrive with incomplete checksums; the workers complete and count them",
+            device.driver
+        ))
     })
 }
 
 /// Whether another XDP program takes the packets, or prevents xvsd from attaching.
 fn occupant(facts: &Facts, name: &str, device: &Device) -> Finding {
     let ours = facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some());
-    let xdp = Finding::of("xdp", name);
-    let finding = match &device.program {
+    let xdp = Finding::of("xdp", name).seen("bpftool net");
+    match &device.program {
         None if ours => xdp.fail("xvsd runs, but its program is not attached; restart xvsd"),
         None => xdp.ok("no program is attached"),
         Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => xdp.ok("the program is xvsd's"),
@@ -228,8 +218,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Finding {
                 None => xdp.fail(format!("{found}; {}", program.remedy(name))),
             }
         }
-    };
-    finding.seen("bpftool net")
+    }
 }
 
 const VETH: &str = "veth";

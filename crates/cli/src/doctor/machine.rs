@@ -17,7 +17,7 @@ use crate::doctor::finding::Finding;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
-    let kernel = Finding::of("kernel", "");
+    let kernel = Finding::of("kernel", "").seen("/proc/sys/kernel/osrelease");
     let finding = match (lack(release), version(release)) {
         (Some(lack), _) => kernel.fail(lack),
         (None, None) => kernel.warn(format!("{release:?} is not a known kernel version")),
@@ -27,7 +27,7 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
         )),
         (None, Some(_)) => kernel.ok(format!("Linux {release}")),
     };
-    vec![finding.seen("/proc/sys/kernel/osrelease")]
+    vec![finding]
 }
 
 /// The first kernel with `NTF_EXT_MANAGED`.
@@ -38,10 +38,11 @@ pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
     let Some(daemon) = &facts.daemon else {
         return vec![subject.ok(format!("{}: checked whether xvsd could start", facts.no_daemon))];
     };
+    let status = subject.clone().seen("xvs status");
     iter::once(
         subject.ok(format!("xvsd {} is running; connection table on {}", daemon.version, daemon.pages)),
     )
-    .chain(daemon.warnings.iter().map(|warning| subject.warn(warning).seen("xvs status")))
+    .chain(daemon.warnings.iter().map(|warning| status.warn(warning)))
     .collect()
 }
 
@@ -51,10 +52,10 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let Some(needed) = packet_bytes(facts) else { return Vec::new() };
-    let subject = Finding::of("memory lock", "");
+    let subject = Finding::of("memory lock", "").seen("ulimit -H -l");
     let finding = match facts.memory.lock_limit_bytes {
         _ if facts.memory.may_lock => {
-            subject.ok("this user may lock memory without a limit").seen("CapEff in /proc/self/status")
+            subject.seen("CapEff in /proc/self/status").ok("this user may lock memory without a limit")
         }
         Some(limit) if limit < needed => subject
             .fail(format!(
@@ -63,12 +64,11 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
                 limit >> 10,
                 needed >> 10
             ))
-            .seen("ulimit -H -l")
             .mend("ulimit -l unlimited"),
         limit => {
             let limit =
                 limit.map_or("no limit".to_owned(), |bytes| format!("a limit of {} KiB", bytes >> 10));
-            subject.ok(format!("{limit}; the workers lock {} KiB", needed >> 10)).seen("ulimit -H -l")
+            subject.ok(format!("{limit}; the workers lock {} KiB", needed >> 10))
         }
     };
     vec![finding]
@@ -93,13 +93,13 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     if facts.daemon.is_some() || facts.config.state_directory.is_some() {
         return Vec::new();
     }
-    let subject = Finding::of("huge pages", "");
+    let subject = Finding::of("huge pages", "").seen("/proc/meminfo");
     match facts.config.conn_table_memory {
         TableMemory::Resident => {}
         TableMemory::OnDemand if facts.memory.transparent.contains("[never]") => {
             let finding = subject
-                .warn("the kernel makes none, so a look-up in a large connection table costs more")
                 .seen(TRANSPARENT)
+                .warn("the kernel makes none, so a look-up in a large connection table costs more")
                 .mend(format!("echo madvise > {TRANSPARENT}"));
             return vec![finding];
         }
@@ -117,7 +117,7 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
             ))
             .mend(format!("sysctl -w vm.nr_hugepages={}", total + needed - free))
     };
-    vec![finding.seen("/proc/meminfo")]
+    vec![finding]
 }
 
 /// The table that xvsd would make.
@@ -137,7 +137,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     };
     let packet_bytes = packet_bytes(facts).unwrap_or(0);
     let free_huge_bytes = facts.memory.huge_pages.unclaimed_bytes();
-    let subject = Finding::of("memory limit", "");
+    let subject = Finding::of("memory limit", "").seen(limit.file.display());
     let finding = match facts.config.check_limit(&table(facts), packet_bytes, free_huge_bytes, limit) {
         Ok(()) => {
             subject.ok(format!("{} MiB if xvsd is started from this shell, it fits", limit.bytes >> 20))
@@ -153,7 +153,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
             ))
         }
     };
-    vec![finding.seen(limit.file.display())]
+    vec![finding]
 }
 
 /// Whether the XDP program can steer the packets of all services.
@@ -180,7 +180,7 @@ pub(super) fn steering(facts: &Facts) -> Vec<Finding> {
 
 /// Whether the kernel's own IPVS has services.
 pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
-    let ip_vs = Finding::of("ip_vs", "");
+    let ip_vs = Finding::of("ip_vs", "").seen("/proc/net/ip_vs");
     let finding = match facts.kernel_services {
         0 => ip_vs.ok("the kernel's IPVS has no services"),
         count => ip_vs
@@ -191,14 +191,14 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
             ))
             .mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs"),
     };
-    vec![finding.seen("/proc/net/ip_vs")]
+    vec![finding]
 }
 
 /// The problems of this machine as a real server; none if it is not one.
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Status { vip, method, dev, problems, .. } in &facts.real_server {
-        let subject = Finding::of("real server", vip);
+        let subject = Finding::of("real server", vip).seen("xvs realserver status");
         if problems.is_empty() {
             findings.push(subject.ok(format!("this machine serves it by {method} on {dev}")));
         }
@@ -207,7 +207,7 @@ pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
             findings.push(subject.fail(problem).mend(up));
         }
     }
-    findings.into_iter().map(|finding| finding.seen("xvs realserver status")).collect()
+    findings
 }
 
 #[cfg(test)]

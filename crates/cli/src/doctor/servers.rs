@@ -31,31 +31,27 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
 fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Finding {
     let Destination { endpoint, options: DestinationOptions { method, .. } } = *server;
     let addr = endpoint.addr;
-    let subject = Finding::of(ROUTE, addr);
+    let subject = Finding::of("route", addr).seen("ip route");
     // The command that changes the forwarding method.
     let edit = format!("xvsadm -e {} -r {endpoint}", named_service(&service.key));
     let (link, next_hop) = match egress.route(key_to(facts, egress, addr), 0) {
         RouteTo::Local if matches!(method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
             return subject
                 .fail("it is the director itself, to which NAT cannot forward; -g delivers locally")
-                .seen(ROUTES)
                 .mend(edit + " -g");
         }
-        RouteTo::Local => return subject.ok("it is the director itself").seen(ROUTES),
+        RouteTo::Local => return subject.ok("it is the director itself"),
         // A further route would hide that of a routing daemon.
         RouteTo::Unreachable | RouteTo::NoRoute if facts.kernel_routes.contains(&addr) => {
-            return subject
-                .fail(format!(
-                    "xvs does not follow the kernel's route to it, so its packets are dropped as no_route; \
+            return subject.fail(format!(
+                "xvs does not follow the kernel's route to it, so its packets are dropped as no_route; \
                      `xvs status` names what it does not follow, and `ip route get {addr}` prints the route: \
                      change it at its origin"
-                ))
-                .seen(ROUTES);
+            ));
         }
         RouteTo::Unreachable | RouteTo::NoRoute => {
             return subject
                 .fail("there is no route to it: its packets are dropped as no_route")
-                .seen(ROUTES)
                 .mend(new_route(facts, addr));
         }
         RouteTo::Via { link, next_hop } => (link, next_hop),
@@ -70,8 +66,8 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
         let mut links = facts.network.links.iter();
         return match attachment.towards(addr).or_else(|| links.find(|one| one.id == link && one.resolves)) {
             // The kernel has a working route; a different route may not reach the real server.
-            Some(link) => subject.fail(format!("{found}; {}", attachment.step(link))).seen(ROUTES),
-            None => subject.fail(found).seen(ROUTES).mend(new_route(facts, addr)),
+            Some(link) => subject.fail(format!("{found}; {}", attachment.step(link))),
+            None => subject.fail(found).mend(new_route(facts, addr)),
         };
     }
     if method == ForwardingMethod::DirectRouting && next_hop != addr {
@@ -80,20 +76,19 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
                 "direct routing needs the real server on the director's link, and {next_hop} on {name} is a \
                  router, which would route packets for the virtual address back; use a tunnel"
             ))
-            .seen(ROUTES)
             .mend(edit + " -i");
     }
     match egress.neighbour(link, next_hop) {
         Some(mac) => {
             let via = if next_hop == addr { String::new() } else { format!(" via {next_hop}") };
-            subject.ok(format!("on {name}{via}, {mac}")).seen("ip route, ip neigh")
+            subject.seen("ip route, ip neigh").ok(format!("on {name}{via}, {mac}"))
         }
         None => Finding::of("neighbour", addr)
+            .seen("ip neigh")
             .fail(format!(
                 "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped \
                  as no_neighbour. Start the machine, or remove the real server until it runs"
             ))
-            .seen("ip neigh")
             .mend(format!("xvsadm -d {} -r {endpoint}", named_service(&service.key))),
     }
 }
@@ -156,11 +151,12 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination)
         None => format!("{name} takes {of_link} bytes"),
     };
     let fits = format!("{smallest}, {overhead} of them for the tunnel; clients send up to {clients}");
-    let mtu = Finding::of("mtu", format!("{} to {}", service.key, server.endpoint));
+    let mtu = Finding::of("mtu", format!("{} to {}", service.key, server.endpoint))
+        .seen("ip link, ip route get, path MTUs of xvsd");
     // Without a daemon, the default.
     let clamp = facts.daemon.as_ref().map_or("tunnels", |daemon| &daemon.mss_clamp);
     let tcp = matches!(service.key, ServiceKey::Address { protocol: Protocol::TCP, .. });
-    let finding = if clients <= room {
+    Some(if clients <= room {
         mtu.ok(fits)
     } else if tcp && clamp != "off" {
         mtu.ok(format!(
@@ -182,8 +178,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination)
             }
             _ => finding,
         }
-    };
-    Some(finding.seen("ip link, ip route get, path MTUs of xvsd"))
+    })
 }
 
 /// The length of a tunnel's outer headers, in bytes.
@@ -220,8 +215,8 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
             .filter(|port| !ranges.iter().any(|(first, last)| (first..=last).contains(&port)))
             .count();
         let LocalAddress { first_port: first, last_port: last, .. } = local;
-        let ports = Finding::of("ports", local.addr);
-        let finding = if clash == 0 {
+        let ports = Finding::of("ports", local.addr).seen(format!("/proc/sys/{RESERVED}"));
+        findings.push(if clash == 0 {
             ports.ok(format!("the kernel uses none of {first}-{last} for its own connections"))
         } else {
             let before = if reserved.is_empty() { String::new() } else { format!("{reserved},") };
@@ -231,8 +226,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
                      their replies then go to xvsd"
                 ))
                 .mend(format!("sysctl -w net.ipv4.ip_local_reserved_ports={before}{first}-{last}"))
-        };
-        findings.push(finding.seen(format!("/proc/sys/{RESERVED}")));
+        });
     }
     findings
 }
@@ -267,14 +261,10 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
     }
     findings.dedup_by(|one, other| one.object == other.object);
     for local in own.iter().filter(|local| facts.holder(local.addr).is_none()) {
-        findings.push(
-            Finding::of(LOCAL, local.addr)
-                .warn(
-                    "no interface has it, so replies of real servers by FULLNAT do not reach this machine \
+        findings.push(Finding::of(LOCAL, local.addr).seen("ip address").warn(
+            "no interface has it, so replies of real servers by FULLNAT do not reach this machine \
                      unless it is routed here",
-                )
-                .seen("ip address"),
-        );
+        ));
     }
     findings
 }
@@ -311,8 +301,6 @@ pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
-const ROUTE: &str = "route";
-const ROUTES: &str = "ip route";
 const LOCAL: &str = "local address";
 pub(super) const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 pub(super) const OWN: &str = "net/ipv4/ip_local_port_range";

@@ -87,17 +87,23 @@ fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
         let names: Vec<_> = facts.devices().map(|(name, _)| name).collect();
         if !names.is_empty() {
             let finding = Finding::of("interface", "")
+                .seen(CLASS)
                 .ok(format!("no device is behind {}, so there is nothing to tune", names.join(", ")));
-            items.push(finding.seen(CLASS).into());
+            items.push(finding.into());
         }
         return items;
     }
     // The commands run in this order. A change of queues or rings resets the link of some cards: igb then renegotiates
     // pause frames unless they were off before, which could undo later commands.
-    let of_card: [fn(&Tunables, &Card) -> Vec<Item>; 8] =
-        [pause, lro, queues, rings, hash, coalescing, interrupts, numa];
     for card in &tunables.cards {
-        items.extend(of_card.iter().flat_map(|check| check(tunables, card)));
+        items.extend(pause(card));
+        items.push(lro(card));
+        items.push(queues(tunables, card));
+        items.extend(rings(card));
+        items.extend(hash(tunables, card));
+        items.extend(coalescing(card));
+        items.extend(interrupts(tunables, card));
+        items.extend(numa(tunables, card).map(Item::from));
     }
     let of_machine =
         [uneven(facts), irqbalance(tunables), governor(tunables), idle(tunables), isolation(tunables)];
@@ -106,12 +112,12 @@ fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
 }
 
 /// No pause frames.
-fn pause(_: &Tunables, card: &Card) -> Vec<Item> {
-    let Some(pause) = card.settings.pause else { return Vec::new() };
-    let subject = Finding::of("pause frames", &card.name);
+fn pause(card: &Card) -> Option<Item> {
+    let pause = card.settings.pause?;
+    let subject = Finding::of("pause frames", &card.name).seen("ethtool -a");
     let [receive, send] = [pause.receive, pause.transmit].map(|on| if on { "on" } else { "off" });
     let now = format!("receive {receive}, send {send}");
-    let item = if pause.receive || pause.transmit {
+    Some(if pause.receive || pause.transmit {
         let autoneg = if LINK_AUTONEG.contains(&card.device.driver.as_str()) { "" } else { " autoneg off" };
         Item::set(
             subject.warn(format!(
@@ -122,35 +128,33 @@ fn pause(_: &Tunables, card: &Card) -> Vec<Item> {
         )
     } else {
         subject.ok(now).into()
-    };
-    vec![item.seen("ethtool -a")]
+    })
 }
 
 /// No large receive offload.
-fn lro(_: &Tunables, card: &Card) -> Vec<Item> {
-    let subject = Finding::of("lro", &card.name);
-    let item = if card.device.features.contains("rx-lro") {
+fn lro(card: &Card) -> Item {
+    let subject = Finding::of("lro", &card.name).seen("ethtool -k");
+    if card.device.features.contains("rx-lro") {
         Item::set(
             subject.warn("on; wanted off: it merges packets, and drivers refuse native XDP with it"),
             Action::Ethtool(format!("-K {} lro off", card.name)),
         )
     } else {
         subject.ok("off").into()
-    };
-    vec![item.seen("ethtool -k")]
+    }
 }
 
 /// One queue for each worker.
-fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
+fn queues(tunables: &Tunables, card: &Card) -> Item {
     let name = &card.name;
     let now = card.device.receive_queues;
     let most = most_queues(&card.device);
     let target = tunables.worker_cores.len() as u32;
     let wanted = tunables.wanted_workers;
-    let subject = Finding::of("queues", name);
+    let subject = Finding::of("queues", name).seen("ethtool -l");
     let found = format!("receive queues {now}, workers {target}");
     let why = "each worker then serves one queue of each interface";
-    let item = if now != target && card.attached {
+    if now != target && card.attached {
         subject
             .warn(format!(
                 "{found}; wanted {target}: {why}. The kernel changes them only without sockets of xvsd: set \
@@ -171,14 +175,13 @@ fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
             .into()
     } else {
         subject.ok(found).into()
-    };
-    vec![item.seen("ethtool -l")]
+    }
 }
 
 /// Rings that hold what comes while a worker is busy, and no more.
-fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
-    let Some(rings) = card.settings.rings else { return Vec::new() };
-    let subject = Finding::of("rings", &card.name);
+fn rings(card: &Card) -> Option<Item> {
+    let rings = card.settings.rings?;
+    let subject = Finding::of("rings", &card.name).seen("ethtool -g");
     let mut changed = Vec::new();
     for (ring, now, most) in
         [("rx", rings.receive, rings.receive_max), ("tx", rings.transmit, rings.transmit_max)]
@@ -189,7 +192,7 @@ fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
         }
     }
     let now = format!("{} receive and {} transmit descriptors", rings.receive, rings.transmit);
-    let item = if changed.is_empty() {
+    Some(if changed.is_empty() {
         subject.ok(now).into()
     } else {
         let changed = changed.join(" ");
@@ -200,8 +203,7 @@ fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
             )),
             Action::Ethtool(format!("-G {} {changed}", card.name)),
         )
-    };
-    vec![item.seen("ethtool -g")]
+    })
 }
 
 /// Flows of UDP between the same two addresses on several queues.
@@ -216,8 +218,9 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
     for (check, flow, by_ports) in
         [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)]
     {
-        let subject = Finding::of(check, &card.name);
-        let item = match by_ports {
+        let subject =
+            Finding::of(check, &card.name).seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name));
+        items.push(match by_ports {
             Some(true) => subject.ok("addresses and ports").into(),
             Some(false) => Item::set(
                 subject.warn(
@@ -227,25 +230,24 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
                 Action::Ethtool(format!("-N {} rx-flow-hash {flow} sdfn", card.name)),
             ),
             None => continue,
-        };
-        items.push(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)));
+        });
     }
     items
 }
 
 /// Interrupts that are coalesced, and not for long. Values between are left.
-fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
-    let Some(now) = card.settings.coalescing else { return Vec::new() };
+fn coalescing(card: &Card) -> Option<Item> {
+    let now = card.settings.coalescing?;
     let none = now.micros == 0 && now.frames <= 1;
     // Without VIRTIO_NET_F_NOTF_COAL it reports one frame, and refuses all other values
     // (`virtnet_coal_params_supported`).
     if none && now.frames == 1 && card.device.driver == "virtio_net" {
-        return Vec::new();
+        return None;
     }
-    let subject = Finding::of("coalescing", &card.name);
+    let subject = Finding::of("coalescing", &card.name).seen("ethtool -c");
     let found = format!("after {} µs or {} packets", now.micros, now.frames);
     let too_long = now.micros > COALESCING_MOST_MICROS;
-    let item = if now.adaptive {
+    Some(if now.adaptive {
         subject.ok("adaptive").into()
     } else if none || too_long {
         let why = if none { "each packet costs an interrupt" } else { "each packet waits that long" };
@@ -255,13 +257,12 @@ fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
         )
     } else {
         subject.ok(found).into()
-    };
-    vec![item.seen("ethtool -c")]
+    })
 }
 
 /// The interrupts of a queue on the core of the worker that serves it.
 fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
-    let subject = Finding::of("interrupts", &card.name);
+    let subject = Finding::of("interrupts", &card.name).seen("/proc/interrupts");
     let workers = tunables.worker_cores.len().max(1);
     let queues = if card.attached { card.device.receive_queues } else { workers as u32 };
     let mut placed = 0;
@@ -277,11 +278,11 @@ fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
             placed += 1;
             continue;
         }
-        let finding = subject.warn(format!(
+        let finding = subject.clone().seen(affinity_path(*irq)).warn(format!(
             "IRQ {irq} ({name}) of queue {queue} on cores {cores}; wanted core {core}, that of worker \
              {worker}: under overload the kernel then receives no more there than the worker forwards"
         ));
-        items.push(Item::set(finding, Action::Interrupt { irq: *irq, core }).seen(affinity_path(*irq)));
+        items.push(Item::set(finding, Action::Interrupt { irq: *irq, core }));
     }
     if items.is_empty() {
         let finding = match placed {
@@ -291,22 +292,18 @@ fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
             0 => subject.ok("none has the number of a queue in its name, so all are left"),
             count => subject.ok(format!("{count}, each on the core of its worker")),
         };
-        items.push(finding.seen("/proc/interrupts").into());
+        items.push(finding.into());
     }
     items
 }
 
 /// Workers on cores of the card's NUMA node.
-fn numa(tunables: &Tunables, card: &Card) -> Vec<Item> {
-    let Some((node, near)) = card.node.and_then(|node| Some((node, tunables.nodes.get(&node)?))) else {
-        return Vec::new();
-    };
-    if tunables.nodes.len() < 2 {
-        return Vec::new();
-    }
-    let subject = Finding::of("numa", &card.name);
+fn numa(tunables: &Tunables, card: &Card) -> Option<Finding> {
+    let node = card.node.filter(|_| tunables.nodes.len() > 1)?;
+    let near = tunables.nodes.get(&node)?;
+    let subject = Finding::of("numa", &card.name).seen(format!("{CLASS}/{}/device/numa_node", card.name));
     let far: Vec<_> = pinned(tunables).difference(&parse_cores(near)).copied().collect();
-    let finding = if far.is_empty() {
+    Some(if far.is_empty() {
         subject.ok(format!("node {node}, that of the workers' cores"))
     } else {
         subject.warn(format!(
@@ -314,8 +311,7 @@ fn numa(tunables: &Tunables, card: &Card) -> Vec<Item> {
              xvsd cores of node {node}: `CPUAffinity={near}` in its unit",
             joined(far)
         ))
-    };
-    vec![finding.seen(format!("{CLASS}/{}/device/numa_node", card.name)).into()]
+    })
 }
 
 /// Interfaces with different numbers of queues.
@@ -326,18 +322,18 @@ fn uneven(facts: &Facts) -> Option<Finding> {
         counts.insert(device.receive_queues);
         of_each.push(format!("{name} {}", device.receive_queues));
     }
-    let finding = Finding::of("queues", "").warn(format!(
+    let finding = Finding::of("queues", "").seen("ethtool -l").warn(format!(
         "interfaces have different numbers: {}; there are at most as many workers as the fewest",
         of_each.join(", ")
     ));
-    (counts.len() > 1).then(|| finding.seen("ethtool -l"))
+    (counts.len() > 1).then_some(finding)
 }
 
 fn irqbalance(tunables: &Tunables) -> Option<Finding> {
     tunables.irqbalance.then(|| {
         Finding::of("irqbalance", "")
-            .warn("it runs, and moves the interrupts of queues to other cores again")
             .seen("/proc/*/comm")
+            .warn("it runs, and moves the interrupts of queues to other cores again")
             .mend("systemctl disable --now irqbalance")
     })
 }
@@ -348,11 +344,11 @@ fn governor(tunables: &Tunables) -> Option<Finding> {
     let cores = joined(slow.iter().map(|(core, _)| **core));
     Some(
         Finding::of("governor", "")
+            .seen(format!("{CORE}/cpufreq/scaling_governor"))
             .warn(format!(
                 "{governor} on cores of workers ({cores}); wanted performance: a worker that wakes up is \
                  slow until the frequency rises"
             ))
-            .seen(format!("{CORE}/cpufreq/scaling_governor"))
             .mend(format!("cpupower -c {cores} frequency-set -g performance")),
     )
 }
@@ -364,11 +360,11 @@ fn idle(tunables: &Tunables) -> Option<Finding> {
     let cores = joined(deep.iter().map(|(core, _)| **core));
     Some(
         Finding::of("idle states", "")
+            .seen(format!("{CORE}/cpuidle"))
             .warn(format!(
                 "cores of workers ({cores}) need up to {most} µs to wake up; wanted {IDLE_MOST_MICROS} at \
                  most: the first packet waits that long"
             ))
-            .seen(format!("{CORE}/cpuidle"))
             .mend(format!("cpupower -c {cores} idle-set -D {}", IDLE_MOST_MICROS + 1)),
     )
 }
@@ -380,14 +376,13 @@ fn isolation(tunables: &Tunables) -> Option<Finding> {
         return None;
     }
     // Without CPUAffinity, programs do not get isolated cores (kernel sched/core.c, `sched_init_smp`).
-    let finding = Finding::of("isolation", "").warn(format!(
+    Some(Finding::of("isolation", "").seen("/sys/devices/system/cpu/isolated").warn(format!(
         "other programs may run on cores of workers ({}): the kernel argument `isolcpus={}` keeps them off, \
          with `CPUAffinity=0-{}` in the unit of xvsd, which may not use these cores otherwise",
         joined(shared),
         joined(pinned),
         tunables.cores.last()?
-    ));
-    Some(finding.seen("/sys/devices/system/cpu/isolated"))
+    )))
 }
 
 /// The cores that workers are pinned to.
@@ -403,10 +398,6 @@ impl Item {
     /// A setting that differs, and the command that sets it.
     fn set(finding: Finding, action: Action) -> Self {
         Self { finding: finding.mend(&action), action: Some(action) }
-    }
-
-    fn seen(self, seen: impl ToString) -> Self {
-        Self { finding: self.finding.seen(seen), ..self }
     }
 
     /// Runs the command, if there is one, and states the result.
