@@ -26,9 +26,8 @@ pub(super) enum CheckType {
     Connect,
     Ping,
     External,
-    Negotiate(Service),
     /// A negotiate check after this number of connect checks.
-    Both(Service, u32),
+    Negotiate(Service, u32),
 }
 
 /// The service that a negotiate check talks to.
@@ -46,8 +45,7 @@ pub(super) enum Service {
 impl CheckType {
     pub(super) fn of(server: &VirtualServer<'_>, page: &mut Page) -> Self {
         let setting = server.own("checktype");
-        let kind = setting.map_or("negotiate", |setting| setting.value.as_str());
-        let connects = match kind {
+        let connects = match setting.map_or("negotiate", |setting| &setting.value) {
             "on" => return Self::On,
             "off" => return Self::Off,
             "connect" => return Self::Connect,
@@ -62,8 +60,7 @@ impl CheckType {
         match (Service::of(server, page), connects) {
             (None, 0) => Self::On,
             (None, _) => Self::Connect,
-            (Some(service), 0) => Self::Negotiate(service),
-            (Some(service), _) => Self::Both(service, connects),
+            (Some(service), _) => Self::Negotiate(service, connects),
         }
     }
 }
@@ -72,21 +69,23 @@ impl Service {
     /// The service; `None` if it is not monitored.
     fn of(server: &VirtualServer<'_>, page: &mut Page) -> Option<Self> {
         let setting = server.own("service");
-        let name = setting.map_or(default_service(server.virtual_port()), |setting| setting.value.as_str());
-        Some(match name {
+        Some(match setting.map_or(default_service(server.virtual_port()), |setting| &setting.value) {
             "none" => return None,
             "http" => Self::Http,
             "https" => Self::Https,
             "http_proxy" => Self::HttpProxy,
             "smtp" | "submission" => Self::Smtp,
             "dns" => Self::Dns,
-            _ => {
+            name => {
                 let line = setting.map_or(server.section.head.line, |setting| setting.line);
                 let closest = if server.protocol == Protocol::UDP { "PING_CHECK" } else { "TCP_CHECK" };
-                let next = "to check more, write a script for MISC_CHECK";
-                let why =
-                    format!("xvs cannot check the service `{name}`, {closest} stands in its place; {next}");
-                page.leave_out(line, why);
+                page.leave_out(
+                    line,
+                    format!(
+                        "xvs cannot check the service `{name}`, {closest} stands in its place; \
+                    to check more, write a script for MISC_CHECK"
+                    ),
+                );
                 Self::Other
             }
         })
@@ -149,9 +148,10 @@ pub(super) fn print_checks(
         CheckType::Connect => checker.connect(),
         CheckType::Ping => checker.ping(),
         CheckType::External => checker.external(),
-        CheckType::Negotiate(service) => checker.negotiate(*service),
-        CheckType::Both(service, connects) => {
-            checker.connect();
+        CheckType::Negotiate(service, connects) => {
+            if *connects > 0 {
+                checker.connect();
+            }
             checker.rounds = connects.saturating_add(1);
             checker.negotiate(*service);
         }
@@ -177,8 +177,10 @@ impl Checker<'_, '_> {
             return self.ping();
         }
         if port == 0 {
-            let why = "its check has no port, PING_CHECK stands in its place; add `checkport`";
-            self.page.leave_out(self.real_server.line, why);
+            self.page.leave_out(
+                self.real_server.line,
+                "its check has no port, PING_CHECK stands in its place; add `checkport`",
+            );
             return self.ping();
         }
         self.open("TCP_CHECK", Some(port));
@@ -201,20 +203,24 @@ impl Checker<'_, '_> {
     fn external(&mut self) {
         let setting = self.server.own("checkcommand");
         let command = setting.map_or_else(|| "/bin/true".to_owned(), |setting| unquoted(&setting.value));
-        let virtual_words = match self.server.key {
-            ServiceKey::Address { endpoint, .. } => format!("{} {}", endpoint.addr, endpoint.port),
-            ServiceKey::Mark { mark, .. } => format!("{mark} 0"),
+        let (virtual_addr, virtual_port) = match self.server.key {
+            ServiceKey::Address { endpoint, .. } => (endpoint.addr.to_string(), endpoint.port),
+            ServiceKey::Mark { mark, .. } => (mark.to_string(), 0),
         };
-        let words = format!(
-            "{command} {virtual_words} {} {}",
+        let command = quoted_command(&format!(
+            "{command} {virtual_addr} {virtual_port} {} {}",
             self.real_server.endpoint.addr,
             self.port(Service::Other)
-        );
+        ));
         let line = setting.map_or(self.server.section.head.line, |setting| setting.line);
-        let Some(command) = self.page.accept(line, quoted_command(&words)) else { return self.connect() };
-        self.open("MISC_CHECK", None);
-        self.page.line(format!("misc_path {command}"));
-        self.close(Timeout::Script, 1);
+        match self.page.accept(line, command) {
+            Some(command) => {
+                self.open("MISC_CHECK", None);
+                self.page.line(format!("misc_path {command}"));
+                self.close(Timeout::Script, 1);
+            }
+            None => self.connect(),
+        }
     }
 
     fn negotiate(&mut self, service: Service) {
@@ -231,11 +237,13 @@ impl Checker<'_, '_> {
     }
 
     fn http(&mut self, service: Service) {
-        let request = self.text(self.real_server.request.as_ref(), "request");
+        let text = self.text(self.real_server.request.as_ref(), "request");
         let receive = self.text(self.real_server.receive.as_ref(), "receive");
-        let line = request.as_ref().or(receive.as_ref()).map_or(self.real_server.line, |text| text.line);
-        let read = self.request(service, request.as_ref().map_or("", |text| text.text.as_str()));
-        let request = match read.and_then(|request| request.with_url(receive.as_ref())) {
+        let line = text.as_ref().or(receive.as_ref()).map_or(self.real_server.line, |text| text.line);
+        let request = match self
+            .request(service, text.as_ref().map_or("", |text| &text.text))
+            .and_then(|request| request.with_url(receive.as_ref()))
+        {
             Ok(request) => request,
             Err(why) => {
                 self.page.leave_out(line, format!("{why}, until then TCP_CHECK stands in its place"));
@@ -250,10 +258,13 @@ impl Checker<'_, '_> {
         if let Some(addr) = request.addr {
             self.page.line(format!("connect_ip {addr}"));
         }
-        let named = self.server.own("virtualhost");
-        let name = named.map(|setting| unquoted(&setting.value)).or(request.host);
-        let accepted = name.as_deref().map(host).transpose();
-        if let Some(name) = self.page.accept(named.map_or(line, |setting| setting.line), accepted).flatten() {
+        let name = match self.server.own("virtualhost") {
+            Some(setting) => Some((setting.line, unquoted(&setting.value))),
+            None => request.host.map(|host| (line, host)),
+        };
+        if let Some((line, name)) = name
+            && let Some(name) = self.page.accept(line, host(&name))
+        {
             self.page.line(format!("virtualhost {name}"));
             if service == Service::Https && is_domain(name) {
                 self.page.line("enable_sni");
@@ -278,31 +289,38 @@ impl Checker<'_, '_> {
             let slash = if text.starts_with('/') { "" } else { "/" };
             return Ok(Request { path: format!("{slash}{text}"), ..Request::default() });
         };
-        let end = rest.find('/').unwrap_or(rest.len());
-        let authority = HostAndPort::of(&rest[..end]);
-        let host = Some(rest[..end].to_owned());
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = Some(authority.to_owned());
         if service == Service::HttpProxy {
             return Ok(Request { path: text.to_owned(), host, ..Request::default() });
         }
-        let port = authority.port.map_or(Ok(service.well_known_port()), |port| self.server.port(port))?;
-        let path = if end == rest.len() { "/".to_owned() } else { rest[end..].to_owned() };
-        let addr = Some(self.server.address(authority.host)?);
-        Ok(Request { path, addr, port: Some(port), host, ..Request::default() })
+        let HostAndPort { host: name, port } = HostAndPort::of(authority);
+        Ok(Request {
+            port: Some(port.map_or(Ok(service.well_known_port()), |port| self.server.port(port))?),
+            addr: Some(self.server.address(name)?),
+            path: if path.is_empty() { "/" } else { path }.to_owned(),
+            host,
+            ..Request::default()
+        })
     }
 
     fn dns(&mut self) {
-        let request = self.text(self.real_server.request.as_ref(), "request");
-        let line = request.as_ref().map_or(self.server.section.head.line, |text| text.line);
-        let name = request.map(|text| text.text).unwrap_or_default();
+        let (line, name) = match self.text(self.real_server.request.as_ref(), "request") {
+            Some(Text { line, text }) => (line, text),
+            None => (self.server.section.head.line, String::new()),
+        };
         if !is_domain(&name) || name.parse::<IpAddr>().is_ok() {
-            let why = "DNS_CHECK needs a domain name, PING_CHECK stands in its place; name one in `request`";
-            self.page.leave_out(line, why);
+            self.page.leave_out(
+                line,
+                "DNS_CHECK needs a domain name, PING_CHECK stands in its place; name one in `request`",
+            );
             return self.ping();
         }
         if let Some(receive) = self.text(self.real_server.receive.as_ref(), "receive") {
-            let why =
-                "DNS_CHECK accepts any answer without an error; to compare it, write a script for MISC_CHECK";
-            self.page.leave_out(receive.line, why);
+            self.page.leave_out(
+                receive.line,
+                "DNS_CHECK accepts any answer without an error; to compare it, write a script for MISC_CHECK",
+            );
         }
         let port = self.port(Service::Dns);
         self.open("DNS_CHECK", Some(port));
@@ -321,8 +339,7 @@ impl Checker<'_, '_> {
 
     /// The port of a check; 0 if there is none.
     fn port(&mut self, service: Service) -> u16 {
-        let own = self.server.number(self.server.own("checkport"), 1..=u16::MAX.into(), self.page);
-        match own {
+        match self.server.number(self.server.own("checkport"), 1..=u16::MAX.into(), self.page) {
             Some(port) => port as u16,
             None if self.real_server.check_port != 0 => self.real_server.check_port,
             None => service.well_known_port(),
@@ -338,8 +355,8 @@ impl Checker<'_, '_> {
 
     /// Prints the timing and ends the checker. `attempts` is the number of attempts that make up one failure.
     fn close(&mut self, timeout: Timeout, attempts: u32) {
-        let seconds = self.timeout(timeout);
         let keyword = if timeout == Timeout::Script { "misc_timeout" } else { "connect_timeout" };
+        let seconds = self.timeout(timeout);
         self.page.line(format!("{keyword} {seconds}"));
         let failures =
             self.server.number(self.server.setting("failurecount"), 1..=u32::MAX, self.page).unwrap_or(1);

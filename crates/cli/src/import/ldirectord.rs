@@ -31,25 +31,29 @@ pub(super) fn import(text: &str, name: &str, names: &dyn Resolver) -> Imported {
     let lines = Lines::read(text);
     let mut globals = Page::new(name);
     globals.comment(&format!("Made from {name}. To check it: xvs check --keepalived FILE"));
-    let mut left_out = lines.left_out.clone();
-    let others = lines.globals.iter().filter(|setting| !MAIL.contains(&setting.key.as_str()));
-    left_out.extend(others.filter_map(without_counterpart));
-    left_out.sort_by_key(|left_out| left_out.line);
-    for LeftOut { line, why } in left_out {
+    let mut outside = lines.left_out.clone();
+    for setting in lines.globals.iter().filter(|setting| !MAIL.contains(&setting.key.as_str())) {
+        outside.extend(without_counterpart(setting));
+    }
+    outside.sort_by_key(|left_out| left_out.line);
+    for LeftOut { line, why } in outside {
         globals.leave_out(line, why);
     }
     let mut page = Page::new(name);
     let mut known = HashMap::new();
     for section in &lines.sections {
         page.text.push('\n');
-        let position = page.position();
+        let before = page.clone();
         if let Err(why) = virtual_server(section, &lines.globals, names, &mut known, &mut page) {
-            page.return_to(&position);
+            page.return_to(before);
             page.leave_out(section.head.line, format!("{why}, until then the virtual server is left out"));
         }
     }
-    let mut printed = page.text.lines().map(str::trim_start);
-    let has_scripts = printed.any(|line| line.starts_with("MISC_CHECK") || line.starts_with("quorum_up"));
+    let has_scripts = page
+        .text
+        .lines()
+        .map(str::trim_start)
+        .any(|line| line.starts_with("MISC_CHECK") || line.starts_with("quorum_up"));
     let recipients = last(&lines.globals, "emailalert");
     if has_scripts || recipients.is_some() {
         globals.text.push('\n');
@@ -198,57 +202,62 @@ fn print_scheduling(server: &VirtualServer<'_>, page: &mut Page) {
     if let Some(seconds) = persistent {
         page.line(format!("persistence_timeout {seconds}"));
     }
-    let Some(netmask) = server.own("netmask") else { return };
+    let Some(Setting { line, value, .. }) = server.own("netmask") else { return };
     let mask = match server.key.family() {
-        Family::V4 => netmask.value.parse::<Ipv4Addr>().ok().map(|mask| mask.to_string()),
+        Family::V4 => value.parse::<Ipv4Addr>().ok().map(|mask| mask.to_string()),
         Family::V6 => {
-            let bits = netmask.value.parse::<u8>().ok().filter(|bits| (1..=128).contains(bits));
-            bits.map(|bits| bits.to_string())
+            value.parse().ok().filter(|bits| (1..=128).contains(bits)).map(|bits: u8| bits.to_string())
         }
     };
-    let why = "a netmask is like 255.255.255.0 for IPv4, and a number from 1 to 128 for IPv6; correct it";
-    let Some(mask) = page.accept(netmask.line, mask.ok_or(why)) else { return };
-    match persistent {
-        Some(_) => page.line(format!("persistence_granularity {mask}")),
-        None => page.leave_out(netmask.line, "without `persistent` it has no effect; remove it"),
+    match mask {
+        Some(mask) if persistent.is_some() => page.line(format!("persistence_granularity {mask}")),
+        Some(_) => page.leave_out(*line, "without `persistent` it has no effect; remove it"),
+        None => page.leave_out(
+            *line,
+            "a netmask is like 255.255.255.0 for IPv4, and a number from 1 to 128 for IPv6; correct it",
+        ),
     }
 }
 
 /// The commands for a lost and for a regained quorum.
 fn fallback_commands(server: &VirtualServer<'_>, setting: &Setting) -> Result<[String; 2], String> {
     let ServiceKey::Address { endpoint, .. } = server.key else {
-        let why = "its arguments for a firewall mark are not documented; write quorum_up and quorum_down";
-        return Err(why.to_owned());
+        return Err("its arguments for a firewall mark are not documented; write quorum_up and quorum_down"
+            .to_owned());
     };
     let command = unquoted(&setting.value);
     let protocol = if server.protocol == Protocol::UDP { "udp" } else { "tcp" };
-    let down = quoted_command(&format!("{command} start {endpoint} {protocol}"))?;
-    Ok([down, quoted_command(&format!("{command} stop {endpoint} {protocol}"))?])
+    Ok([
+        quoted_command(&format!("{command} start {endpoint} {protocol}"))?,
+        quoted_command(&format!("{command} stop {endpoint} {protocol}"))?,
+    ])
 }
 
 fn print_fallback(server: &VirtualServer<'_>, page: &mut Page) {
-    let keys = match server.key.family() {
+    let [key, other] = match server.key.family() {
         Family::V4 => ["fallback", "fallback6"],
         Family::V6 => ["fallback6", "fallback"],
     };
-    if let Some(other) = server.own(keys[1]) {
-        page.leave_out(other.line, format!("in this virtual server it is `{}`; correct it", keys[0]));
+    if let Some(other) = server.own(other) {
+        page.leave_out(other.line, format!("in this virtual server it is `{key}`; correct it"));
     }
-    let Some(setting) = server.setting(keys[0]) else { return };
-    let mut words = setting.value.split_whitespace();
-    let written = HostAndPort::of(words.next().unwrap_or_default());
-    let Some(addr) = page.accept(setting.line, server.address(written.host)) else { return };
-    let read = written.port.map_or(Ok(0), |port| server.port(port));
-    let Some(port) = page.accept(setting.line, read) else { return };
-    let found = match words.next() {
-        Some(word) => method(word),
-        None if addr.is_loopback() => Ok("DR"),
+    let Some(Setting { line, value, .. }) = server.setting(key) else { return };
+    let mut words = value.split_whitespace();
+    let HostAndPort { host, port } = HostAndPort::of(words.next().unwrap_or_default());
+    let Some(addr) = page.accept(*line, server.address(host)) else { return };
+    let Some(port) = page.accept(*line, port.map_or(Ok(0), |port| server.port(port))) else { return };
+    let method = match words.next() {
+        Some(word) => match page.accept(*line, method(word)) {
+            Some(method) => method,
+            None => return,
+        },
         None => {
-            page.leave_out(setting.line, "it names no method, DR is used; add gate, masq or ipip");
-            Ok("DR")
+            if !addr.is_loopback() {
+                page.leave_out(*line, "it names no method, DR is used; add gate, masq or ipip");
+            }
+            "DR"
         }
     };
-    let Some(method) = page.accept(setting.line, found) else { return };
     let endpoint = server.endpoint(addr, port, method);
     page.line(format!("sorry_server {addr}{}", port_word(endpoint.port)));
     page.line(format!("sorry_server_lvs_method {method}"));

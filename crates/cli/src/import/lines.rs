@@ -50,8 +50,8 @@ impl Lines {
                     (Some(section), Ok(setting)) => section.settings.push(setting),
                     (Some(section), Err(left_out)) => section.left_out.push(left_out),
                     (None, _) => {
-                        let why = "it is indented, and in no virtual server; a line without a setting ends a virtual \
-                                   server, so remove the empty line before it";
+                        let why = "it is indented, and in no virtual server; a line without a setting ends a \
+                                   virtual server, so remove the empty line before it";
                         lines.left_out.push(LeftOut::new(number, why));
                     }
                 }
@@ -119,10 +119,11 @@ const GLOBAL: &str =
     "autoreload callback emailalertfrom execute fork logfile maintenancedir readdquiescent supervised";
 
 /// The settings of virtual servers only.
-const VIRTUAL: &str = "checkcommand checkport checktype comment database httpmethod login monitorfile netmask ops \
-                       passwd persistent protocol real real6 receive request scheduler secret service servicename \
-                       virtualhost";
+const VIRTUAL: &str = "checkcommand checkport checktype comment database httpmethod login monitorfile \
+                       netmask ops passwd persistent protocol real real6 receive request scheduler secret \
+                       service servicename virtualhost";
 
 /// The settings that a virtual server inherits from the global settings.
-const ANYWHERE: &str = "checkcount checkinterval checktimeout cleanstop emailalert emailalertfreq emailalertstatus \
-                        failurecount fallback fallback6 fallbackcommand negotiatetimeout quiescent smtp";
+const ANYWHERE: &str = "checkcount checkinterval checktimeout cleanstop emailalert emailalertfreq \
+                        emailalertstatus failurecount fallback fallback6 fallbackcommand negotiatetimeout \
+                        quiescent smtp";

@@ -23,6 +23,8 @@ use clap::{Args, Subcommand};
 use xvs_ipvsadm::{Resolver, SystemResolver};
 use xvs_model::foreign_text::escape_control;
 
+use crate::import::ldirectord::Imported;
+use crate::import::printer::LeftOut;
 use crate::output::exit::{DONE, Done, FAILED, MISUSED, complaint};
 
 /// The arguments of `xvs import`.
@@ -34,10 +36,10 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Source {
-    /// Print the keepalived.conf that does the same as an ldirectord.cf; exits with 0 if every line is
-    /// expressed, 1 if lines are left out, 2 if the file cannot be read
+    /// Convert ldirectord.cf to keepalived.conf; exits with 0 if every line is converted, 1 if lines are left out, 2
+    /// if the file cannot be read
     Ldirectord {
-        /// The ldirectord.cf
+        /// The path of ldirectord.cf
         file: PathBuf,
     },
 }
@@ -48,22 +50,23 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 }
 
 fn import(file: &Path, names: &dyn Resolver, out: &mut dyn Write, errors: &mut dyn Write) -> Done {
-    let text = match fs::read(file) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
         Err(error) => {
-            let next = "name an ldirectord.cf that you can read";
-            let _ = write!(errors, "{}", complaint(&format!("{}: {error}; {next}", file.display())));
+            let file = file.display();
+            let fault = format!("{file}: {error}; name an ldirectord.cf that you can read");
+            let _ = write!(errors, "{}", complaint(&fault));
             return Ok(MISUSED);
         }
     };
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-    let imported = ldirectord::import(&text, &name, names);
-    out.write_all(imported.text.as_bytes())?;
-    for left_out in &imported.left_out {
+    let Imported { text, left_out } = ldirectord::import(&String::from_utf8_lossy(&bytes), &name, names);
+    out.write_all(text.as_bytes())?;
+    for LeftOut { line, why } in &left_out {
         // If the message cannot be written, the comments in the output and the exit code remain.
-        let _ = writeln!(errors, "{}:{}: {}", file.display(), left_out.line, escape_control(&left_out.why));
+        let _ = writeln!(errors, "{}:{line}: {}", file.display(), escape_control(why));
     }
-    Ok(if imported.left_out.is_empty() { DONE } else { FAILED })
+    Ok(if left_out.is_empty() { DONE } else { FAILED })
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ impl LeftOut {
 }
 
 /// The text printed so far, and the lines that it leaves out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Page {
     /// The name of the imported file, for comments.
     name: String,
@@ -31,13 +31,6 @@ pub(super) struct Page {
     /// The number of open blocks.
     depth: usize,
     pub(super) left_out: Vec<LeftOut>,
-}
-
-/// A position in a page, to which it can return.
-pub(super) struct Position {
-    bytes: usize,
-    depth: usize,
-    left_out: usize,
 }
 
 /// The number of characters of a comment; keepalived reads at most 1,023 bytes of a line.
@@ -87,24 +80,17 @@ impl Page {
         read.map_err(|why| self.leave_out(line, why)).ok()
     }
 
-    pub(super) fn position(&self) -> Position {
-        Position { bytes: self.text.len(), depth: self.depth, left_out: self.left_out.len() }
-    }
-
-    /// Removes all text printed after this position, except for comments.
-    pub(super) fn return_to(&mut self, position: &Position) {
-        self.text.truncate(position.bytes);
-        self.depth = position.depth;
-        for left_out in self.left_out.split_off(position.left_out) {
-            self.leave_out(left_out.line, left_out.why);
+    /// Removes all text that was printed since the page was `before`, except for lines that are left out.
+    pub(super) fn return_to(&mut self, before: Self) {
+        for LeftOut { line, why } in std::mem::replace(self, before).left_out {
+            self.leave_out(line, why);
         }
     }
 }
 
 /// A path in quotes. Characters that end a quoted string or start a parameter are percent-encoded.
 pub(super) fn quoted_path(path: &str) -> Result<String, String> {
-    let path = path.replace('"', "%22").replace('\\', "%5C").replace('$', "%24");
-    quoted(&path)
+    quoted(&path.replace('"', "%22").replace('\\', "%5C").replace('$', "%24"))
 }
 
 /// A regular expression in quotes. keepalived resolves escapes in it first.
@@ -126,8 +112,11 @@ pub(super) fn quoted_pattern(pattern: &str) -> Result<String, String> {
 /// A command in quotes, which keepalived splits into arguments as a shell does.
 pub(super) fn quoted_command(command: &str) -> Result<String, String> {
     if command.contains(['"', '\'', '\\', '$']) {
-        let next = "put the command into a script without arguments";
-        return Err(format!("keepalived.conf cannot carry its quotes, backslashes and dollar signs; {next}"));
+        return Err(
+            "keepalived.conf cannot carry its quotes, backslashes and dollar signs; put the command into a \
+                    script without arguments"
+                .to_owned(),
+        );
     }
     quoted(command)
 }

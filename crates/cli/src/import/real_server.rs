@@ -11,6 +11,7 @@ use crate::import::values::{HostAndPort, Word, method, words};
 use crate::import::virtual_server::VirtualServer;
 
 /// A real server.
+#[derive(Clone)]
 pub(super) struct RealServer {
     pub(super) line: usize,
     /// The endpoint in keepalived.conf; port 0 if there is none.
@@ -35,23 +36,24 @@ impl RealServer {
         }
         let mut words = words(&setting.value)?.into_iter();
         let target = words.next().map(|word| word.text).unwrap_or_default();
-        let (first, end) = match target.split_once("->") {
-            Some((first, end)) => (first, HostAndPort::of(end)),
-            None => (target.as_str(), HostAndPort::of(&target)),
+        let (first, last) = match target.split_once("->") {
+            Some((first, last)) => (Some(first), HostAndPort::of(last)),
+            None => (None, HostAndPort::of(&target)),
         };
-        let addrs = match first.len() == target.len() {
-            true => vec![server.address(end.host)?],
-            false => range(server.address(first)?, server.address(end.host)?)?,
+        let addrs = match first {
+            Some(first) => range(server.address(first)?, server.address(last.host)?)?,
+            None => vec![server.address(last.host)?],
         };
-        let written_port = match end.port {
+        let written_port = match last.port {
             None | Some("0") => 0,
             Some(port) => server.port(port)?,
         };
         let method = method(&words.next().map(|word| word.text).unwrap_or_default())?;
+        let endpoint = server.endpoint(addrs[0], written_port, method);
         let mut options = Self {
             line: setting.line,
-            endpoint: server.endpoint(addrs[0], written_port, method),
-            check_port: 0,
+            endpoint,
+            check_port: if endpoint.port == 0 { written_port } else { endpoint.port },
             method,
             weight: 1,
             request: None,
@@ -59,7 +61,6 @@ impl RealServer {
             lower_threshold: None,
             upper_threshold: None,
         };
-        options.check_port = if options.endpoint.port == 0 { written_port } else { options.endpoint.port };
         for (at, word) in words.enumerate() {
             options.apply(word, at)?;
         }
@@ -71,33 +72,31 @@ impl RealServer {
                 "its lower threshold needs an upper threshold that is not below it; correct one".to_owned()
             );
         }
-        let each = addrs.into_iter().map(|addr| Self {
-            endpoint: Endpoint { addr, ..options.endpoint },
-            request: options.request.clone(),
-            receive: options.receive.clone(),
-            ..options
-        });
-        Ok(each.collect())
+        Ok(addrs
+            .into_iter()
+            .map(|addr| Self { endpoint: Endpoint { addr, ..endpoint }, ..options.clone() })
+            .collect())
     }
 
     /// Applies an argument after the method.
     fn apply(&mut self, word: Word, at: usize) -> Result<(), String> {
         let bare = word.text.trim_start_matches('<').trim_end_matches('>');
-        let weight = word.text.parse().ok().filter(|weight| *weight <= i32::MAX as u32);
-        let thresholds = [("l:", &mut self.lower_threshold), ("u:", &mut self.upper_threshold)];
-        for (start, threshold) in thresholds {
+        for (start, threshold) in [("l:", &mut self.lower_threshold), ("u:", &mut self.upper_threshold)] {
             if let Some(number) = bare.strip_prefix(start).and_then(|digits| digits.parse().ok()) {
                 *threshold = Some(number);
                 return Ok(());
             }
         }
-        match weight {
+        match word.text.parse().ok().filter(|weight| *weight <= i32::MAX as u32) {
             Some(weight) if at == 0 && !word.is_quoted => self.weight = weight,
             _ if word.is_quoted && self.request.is_none() => self.request = Some(word.text),
             _ if word.is_quoted && self.receive.is_none() => self.receive = Some(word.text),
             _ => {
-                let wanted = "a weight, \"request\", \"receive\", l:NUMBER and u:NUMBER";
-                return Err(format!("`{}` is unexpected after the method; write {wanted}", word.text));
+                return Err(format!(
+                    "`{}` is unexpected after the method; write a weight, \"request\", \"receive\", l:NUMBER \
+                     and u:NUMBER",
+                    word.text
+                ));
             }
         }
         Ok(())

@@ -12,8 +12,7 @@ pub(super) struct HostAndPort<'a> {
 
 impl<'a> HostAndPort<'a> {
     pub(super) fn of(text: &'a str) -> Self {
-        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        if let Some((host, rest)) = bracketed {
+        if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or(rest)) };
             return Self { host, port };
         }
@@ -34,32 +33,35 @@ pub(super) struct Word {
 /// quote.
 pub(super) fn words(value: &str) -> Result<Vec<Word>, String> {
     let mut words = Vec::new();
-    let mut rest = value.trim_start_matches([' ', '\t', ',']);
+    let mut rest = value.trim_start_matches(SEPARATORS);
     while !rest.is_empty() {
-        let (text, after) = match rest.strip_prefix('"') {
-            None => rest.split_at(rest.find([' ', '\t', ',', '"']).unwrap_or(rest.len())),
+        let (word, after) = match rest.strip_prefix('"') {
+            None => {
+                let (text, after) = rest.split_at(rest.find([' ', '\t', ',', '"']).unwrap_or(rest.len()));
+                (Word { text: text.to_owned(), is_quoted: false }, after)
+            }
             Some(quoted) => {
                 let end = end_of_quoted(quoted).ok_or("a quoted string does not end; add a `\"`")?;
-                (&quoted[..end], &quoted[end + 1..])
+                (Word { text: quoted[..end].replace("\\\"", "\""), is_quoted: true }, &quoted[end + 1..])
             }
         };
-        let is_quoted = rest.starts_with('"');
-        let text = if is_quoted { text.replace("\\\"", "\"") } else { text.to_owned() };
-        words.push(Word { text, is_quoted });
-        rest = after.trim_start_matches([' ', '\t', ',']);
+        words.push(word);
+        rest = after.trim_start_matches(SEPARATORS);
     }
     Ok(words)
 }
 
 /// The position of the first quote that has no backslash before it.
 fn end_of_quoted(text: &str) -> Option<usize> {
-    text.match_indices('"').map(|(at, _)| at).into_iter().find(|at| !text[..*at].ends_with('\\'))
+    text.match_indices('"').map(|(at, _)| at).find(|at| !text[..*at].ends_with('\\'))
 }
 
 /// A value without its double quotes.
 pub(super) fn unquoted(value: &str) -> String {
-    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    inner.map_or_else(|| value.to_owned(), |inner| inner.replace("\\\"", "\""))
+    match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.replace("\\\"", "\""),
+        None => value.to_owned(),
+    }
 }
 
 /// A forwarding method in keepalived's terms.
@@ -80,3 +82,6 @@ pub(super) fn mail_address(text: &str) -> Result<&str, String> {
         false => Err(format!("`{text}` is not a mail address, such as ops@example.org; correct it")),
     }
 }
+
+/// The characters between arguments.
+const SEPARATORS: [char; 3] = [' ', '\t', ','];

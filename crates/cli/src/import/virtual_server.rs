@@ -92,11 +92,14 @@ impl<'a> VirtualServer<'a> {
         range: RangeInclusive<u32>,
         page: &mut Page,
     ) -> Option<u32> {
-        let setting = setting?;
-        let number = setting.value.parse().ok().filter(|number| range.contains(number));
-        let why =
-            format!("`{}` is a number from {} to {}; correct it", setting.key, range.start(), range.end());
-        page.accept(setting.line, number.ok_or(why))
+        let Setting { line, key, value } = setting?;
+        let number = value.parse().ok().filter(|number| range.contains(number));
+        page.accept(
+            *line,
+            number.ok_or_else(|| {
+                format!("`{key}` is a number from {} to {}; correct it", range.start(), range.end())
+            }),
+        )
     }
 
     /// Whether a setting is `yes`; `None` if it is neither `yes` nor `no`.
@@ -112,15 +115,17 @@ impl<'a> VirtualServer<'a> {
 
     /// Seconds from the end of one round of checks to the next.
     pub(super) fn interval(&self, page: &mut Page) -> u32 {
-        let global = last(self.globals, "checkinterval");
-        let forks = last(self.globals, "fork").is_some_and(|setting| setting.value == "yes");
-        let own = self.own("checkinterval");
-        if let Some(own) = own.filter(|_| !forks) {
-            let why =
-                "without `fork = yes` ldirectord ignores it and uses the global one; remove one of them";
-            page.leave_out(own.line, why);
+        let mut setting = last(self.globals, "checkinterval");
+        if let Some(own) = self.own("checkinterval") {
+            if last(self.globals, "fork").is_some_and(|fork| fork.value == "yes") {
+                setting = Some(own);
+            } else {
+                page.leave_out(
+                    own.line,
+                    "without `fork = yes` ldirectord ignores it and uses the global one; remove one of them",
+                );
+            }
         }
-        let setting = if forks { own.or(global) } else { global };
         self.number(setting, 1..=u32::MAX, page).unwrap_or(10)
     }
 
