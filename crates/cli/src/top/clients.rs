@@ -32,56 +32,56 @@ pub(super) struct Clients {
     first: usize,
 }
 
-pub(super) fn look(client: &mut Client) -> Result<LimitReport, Failure> {
+pub(super) fn sample(client: &mut Client) -> Result<LimitReport, Failure> {
     question::limits(CLIENTS).ask(client)
 }
 
 impl Clients {
     pub(super) fn new(now: LimitReport, filter: &str) -> Self {
-        let before = refused(&now).collect();
-        Self { before, now, trouble: None, filter: filter.to_lowercase(), first: 0 }
+        Self { before: refused(&now).collect(), now, trouble: None, filter: filter.to_lowercase(), first: 0 }
     }
 
     /// The title and a line for each client.
     pub(super) fn lines(&self) -> Vec<String> {
-        let title = line(["Client", "Connections", "Refused", "Newly", "Service"]);
-        let kept = self
-            .now
-            .clients
-            .iter()
-            .map(|row| {
-                let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
+        let mut lines =
+            vec![line(["Client", "Connections", "Refused", "Newly", "Service"].map(str::to_owned))];
+        for row in &self.now.clients {
+            let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
+            let line = line([
+                row.client.to_string(),
+                row.connections.to_string(),
+                row.refused.to_string(),
                 // A client that was forgotten and is known again begins at 0.
-                let newly = row.refused.checked_sub(before).unwrap_or(row.refused);
-                let numbers =
-                    [u64::from(row.connections), row.refused, newly].map(|number| number.to_string());
-                let [connections, refused, newly] = numbers.each_ref().map(String::as_str);
-                line([&row.client.to_string(), connections, refused, newly, &row.service.to_string()])
-            })
-            .filter(|row| row.to_lowercase().contains(&self.filter));
-        [title].into_iter().chain(kept).collect()
+                row.refused.checked_sub(before).unwrap_or(row.refused).to_string(),
+                row.service.to_string(),
+            ]);
+            if line.to_lowercase().contains(&self.filter) {
+                lines.push(line);
+            }
+        }
+        lines
     }
 }
 
-fn line([client, connections, refused, newly, service]: [&str; 5]) -> String {
+fn line([client, connections, refused, newly, service]: [String; 5]) -> String {
     format!("{client:<24} {connections:>11} {refused:>9} {newly:>8}  {service}")
 }
 
 impl View for Clients {
-    type Look = LimitReport;
+    type Sample = LimitReport;
 
-    fn take(&mut self, look: Result<LimitReport, Failure>) {
-        match look {
-            Ok(look) => {
+    fn take(&mut self, sample: Result<LimitReport, Failure>) {
+        match sample {
+            Ok(sample) => {
                 self.before = refused(&self.now).collect();
-                self.now = look;
+                self.now = sample;
                 self.trouble = None;
             }
             Err(trouble) => self.trouble = Some(trouble.to_string()),
         }
     }
 
-    fn heed(&mut self, event: &Event) -> After {
+    fn handle(&mut self, event: &Event) -> After {
         let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
             return After::GoOn;
         };
@@ -129,7 +129,7 @@ mod tests {
     use crate::top::clients::*;
 
     #[test]
-    fn each_client_is_shown_with_what_was_refused_since_the_last_look() {
+    fn each_client_is_shown_with_what_was_refused_since_the_last_sample() {
         let client = |text: &str, refused| ClientRow {
             client: text.parse().unwrap(),
             service: "TCP 198.51.100.1:80".parse().unwrap(),

@@ -28,10 +28,11 @@ pub(super) enum Charset {
 impl Charset {
     /// The character set of the locale, chosen as the C library does: from the first of these variables that is set.
     pub(super) fn of_locale() -> Self {
-        let set = ["LC_ALL", "LC_CTYPE", "LANG"]
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
-            .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
-        Self::named(&set.unwrap_or_default())
+            .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+            .unwrap_or_default();
+        Self::named(&locale)
     }
 
     fn named(locale: &str) -> Self {
@@ -39,12 +40,14 @@ impl Charset {
         if locale.contains("utf-8") || locale.contains("utf8") { Self::Utf8 } else { Self::Ascii }
     }
 
-    /// From the lowest value to the highest.
-    fn levels(self) -> [char; 8] {
-        match self {
+    /// The character of a rate: the lowest for nothing, the highest for the highest rate.
+    fn level(self, rate: f64, highest: f64) -> char {
+        let levels = match self {
             Self::Utf8 => ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
             Self::Ascii => ['_', '.', ':', '-', '=', '+', '*', '#'],
-        }
+        };
+        let share = if highest > 0.0 { rate / highest } else { 0.0 };
+        levels[((share * 8.0).ceil() as usize).clamp(1, 8) - 1]
     }
 }
 
@@ -92,33 +95,25 @@ impl Minute {
     /// The lines side by side, each with the highest rate of its cells.
     pub(super) fn line(&self, width: usize) -> String {
         let at_most = if self.charset == Charset::Utf8 { "≤" } else { "<=" };
-        let lines = NAMES.iter().enumerate().map(|(place, name)| {
-            let rates: Vec<_> = self.rates(place).collect();
-            let highest = rates.iter().flatten().fold(0.0, |one: f64, other| one.max(*other));
-            let levels = self.charset.levels();
-            let spark: String = rates
-                .into_iter()
-                .map(|rate| rate.map_or(' ', |rate| level(&levels, rate, highest)))
-                .collect();
-            format!("{name} {spark} {at_most}{}", short(highest))
-        });
-        cut(&format!("minute   {}", lines.collect::<Vec<_>>().join("  ")), width)
+        let mut lines = Vec::new();
+        for (index, name) in NAMES.iter().enumerate() {
+            let rates: Vec<_> = self.rates(index).collect();
+            let highest = rates.iter().flatten().copied().fold(0.0, f64::max);
+            let spark: String =
+                rates.iter().map(|rate| rate.map_or(' ', |rate| self.charset.level(rate, highest))).collect();
+            lines.push(format!("{name} {spark} {at_most}{}", short(highest)));
+        }
+        cut(&format!("minute   {}", lines.join("  ")), width)
     }
 
     /// The average rates of the cells up to the newest; `None` if unknown.
-    fn rates(&self, place: usize) -> impl Iterator<Item = Option<f64>> {
+    fn rates(&self, index: usize) -> impl Iterator<Item = Option<f64>> {
         let last = self.cells.back().map_or(0, |cell| cell.number);
         (0..CELLS as u64).rev().map(move |ago| {
             let cell = self.cells.iter().find(|cell| cell.number + ago == last)?;
-            (cell.millis > 0).then(|| cell.sums[place] / cell.millis as f64)
+            (cell.millis > 0).then(|| cell.sums[index] / cell.millis as f64)
         })
     }
-}
-
-/// The character of a rate: the lowest for nothing, the highest for the highest rate.
-fn level(levels: &[char; 8], rate: f64, highest: f64) -> char {
-    let part = if highest > 0.0 { rate / highest } else { 0.0 };
-    levels[((part * 8.0).ceil() as usize).clamp(1, 8) - 1]
 }
 
 #[cfg(test)]
@@ -128,7 +123,7 @@ mod tests {
 
     use crate::top::minute::*;
 
-    fn look(at_millis: u64, dropped: u64) -> Traffic {
+    fn sample(at_millis: u64, dropped: u64) -> Traffic {
         let drops = Drops { reason: "no_route".to_owned(), packets: dropped, what: String::new() };
         let status = StatusReport {
             drops: vec![drops],
@@ -143,7 +138,7 @@ mod tests {
     fn growing(charset: Charset) -> Minute {
         let mut minute = Minute::new(charset);
         for second in 1..=60 {
-            let (before, now) = (look(second * 1000 + 59_000, 0), look(second * 1000 + 60_000, 0));
+            let (before, now) = (sample(second * 1000 + 59_000, 0), sample(second * 1000 + 60_000, 0));
             minute.add(&before, &now, [second as f64, 5000.0]);
         }
         minute
@@ -170,25 +165,25 @@ mod tests {
             minute.line(80),
             format!("minute   CPS {blank} <=0  InPPS {blank} <=0  drops {blank} <=0")
         );
-        minute.add(&look(60_000, 0), &look(61_000, 80), [8.0, 0.0]);
-        minute.add(&look(75_000, 80), &look(76_000, 90), [1.0, 0.0]);
+        minute.add(&sample(60_000, 0), &sample(61_000, 80), [8.0, 0.0]);
+        minute.add(&sample(75_000, 80), &sample(76_000, 90), [1.0, 0.0]);
         assert_eq!(
             minute.line(80),
             "minute   CPS        # _ <=8.0  InPPS        _ _ <=0  drops        # _ <=80"
         );
-        minute.add(&look(116_000, 90), &look(120_500, 90), [4.0, 0.0]);
+        minute.add(&sample(116_000, 90), &sample(120_500, 90), [4.0, 0.0]);
         assert_eq!(&minute.line(80)[..23], "minute   CPS  .      ##");
         // With one sample a minute or fewer, all cells have the average.
-        minute.add(&look(120_500, 90), &look(200_000, 90), [4.0, 0.0]);
+        minute.add(&sample(120_500, 90), &sample(200_000, 90), [4.0, 0.0]);
         assert_eq!(&minute.line(80)[..29], "minute   CPS ########## <=4.0");
-        minute.add(&look(0, 0), &look(1000, 0), [4.0, 0.0]);
+        minute.add(&sample(0, 0), &sample(1000, 0), [4.0, 0.0]);
         assert_eq!(&minute.line(80)[..23], "minute   CPS          #");
     }
 
     #[test]
     fn the_longest_lines_fit_80_columns() {
         let mut minute = Minute::new(Charset::Utf8);
-        minute.add(&look(60_000, 0), &look(61_000, 999_000), [999_000.0, 999_000.0]);
+        minute.add(&sample(60_000, 0), &sample(61_000, 999_000), [999_000.0, 999_000.0]);
         assert!(minute.line(usize::MAX).chars().count() <= 80, "{}", minute.line(usize::MAX));
     }
 

@@ -71,23 +71,23 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     }
     let mut client = late_reply::connect(&socket)?;
     if arguments.clients {
-        let mut view = Clients::new(clients::look(&mut client)?, &arguments.filter);
+        let mut view = Clients::new(clients::sample(&mut client)?, &arguments.filter);
         if arguments.once {
             thread::sleep(interval);
-            view.take(Ok(clients::look(&mut client)?));
+            view.take(Ok(clients::sample(&mut client)?));
             view.lines().iter().try_for_each(|line| writeln!(out, "{line}"))?;
             return Ok(DONE);
         }
-        return shown(view, watch(client.waiting_by(await_silently), socket, interval, clients::look)?);
+        return shown(view, watch(client.waiting_by(await_silently), socket, interval, clients::sample)?);
     }
-    let first = look(&mut client)?;
+    let first = sample(&mut client)?;
     if arguments.once {
         thread::sleep(interval);
-        once(arguments, &first, &look(&mut client)?, out)?;
+        once(arguments, &first, &sample(&mut client)?, out)?;
         return Ok(DONE);
     }
     let screen = Screen::new(first, arguments.sort, arguments.filter.clone(), Charset::of_locale());
-    shown(screen, watch(client.waiting_by(await_silently), socket, interval, look)?)
+    shown(screen, watch(client.waiting_by(await_silently), socket, interval, sample)?)
 }
 
 /// One frame as text.
@@ -100,7 +100,7 @@ fn once(arguments: &Arguments, before: &Traffic, now: &Traffic, out: &mut dyn Wr
     [&all.total].into_iter().chain(&all.rows).try_for_each(|row| writeln!(out, "{}", row.line(&columns)))
 }
 
-fn look(client: &mut Client) -> Result<Traffic, Failure> {
+fn sample(client: &mut Client) -> Result<Traffic, Failure> {
     question::traffic().ask(client).map(|traffic| *traffic)
 }
 

@@ -5,7 +5,7 @@
 
 use ratatui::Frame;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::style::{Modifier, Style};
+use ratatui::style::Modifier;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
 use xvs_model::protocol::client::Failure;
@@ -118,12 +118,12 @@ impl Screen {
 }
 
 impl View for Screen {
-    type Look = Traffic;
+    type Sample = Traffic;
 
-    fn take(&mut self, look: Result<Traffic, Failure>) {
-        match look {
-            Ok(look) => {
-                let before = std::mem::replace(&mut self.now, look);
+    fn take(&mut self, sample: Result<Traffic, Failure>) {
+        match sample {
+            Ok(sample) => {
+                let before = std::mem::replace(&mut self.now, sample);
                 let had_answered = self.trouble.take().is_none();
                 self.before = Some(before);
                 self.renew();
@@ -137,7 +137,7 @@ impl View for Screen {
         }
     }
 
-    fn heed(&mut self, event: &Event) -> After {
+    fn handle(&mut self, event: &Event) -> After {
         let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
             return After::GoOn;
         };
@@ -173,11 +173,10 @@ impl View for Screen {
         // One line is for the foot.
         self.height = height.saturating_sub(lines.len() + 1);
         self.first = self.first.min(self.rows.rows.len().saturating_sub(self.height));
-        let shown = self.rows.rows.iter().skip(self.first).take(self.height);
-        lines.extend(shown.map(|row| {
+        for row in self.rows.rows.iter().skip(self.first).take(self.height) {
             let style = if row.level == Level::Service { Modifier::BOLD } else { Modifier::empty() };
-            Line::styled(row.line(&columns), Style::from(style))
-        }));
+            lines.push(Line::styled(row.line(&columns), style));
+        }
         if self.typing == Typing::Help {
             lines = KEYS.lines().map(|line| Line::from(cut(line, width))).collect();
         }
@@ -199,7 +198,7 @@ mod tests {
     use xvs_model::sample;
 
     /// Services of ports from 1 on, whose later ones have more connections.
-    fn look(at_millis: u64, services: u16) -> Traffic {
+    fn sample(at_millis: u64, services: u16) -> Traffic {
         let service = |port| ServiceTraffic {
             key: format!("TCP 198.51.100.1:{port}").parse().unwrap(),
             stats: Stats { connections: u64::from(port) * at_millis / 1000, ..Stats::default() },
@@ -225,12 +224,12 @@ mod tests {
             '\u{1b}' => KeyCode::Esc,
             char => KeyCode::Char(char),
         });
-        keys.map(|key| screen.heed(&Event::Key(key.into()))).last().unwrap_or(After::GoOn)
+        keys.map(|key| screen.handle(&Event::Key(key.into()))).last().unwrap_or(After::GoOn)
     }
 
     fn screen() -> Screen {
-        let mut screen = Screen::new(look(1000, 40), Sort::Connections, String::new(), Charset::Utf8);
-        screen.take(Ok(look(2000, 40)));
+        let mut screen = Screen::new(sample(1000, 40), Sort::Connections, String::new(), Charset::Utf8);
+        screen.take(Ok(sample(2000, 40)));
         screen
     }
 
@@ -250,7 +249,7 @@ mod tests {
         for (code, first) in
             [(KeyCode::PageDown, 23), (KeyCode::End, 17), (KeyCode::Up, 18), (KeyCode::Home, 40)]
         {
-            screen.heed(&Event::Key(code.into()));
+            screen.handle(&Event::Key(code.into()));
             assert!(
                 drawn(&mut screen, 80, 24)[6].starts_with(&format!("TCP 198.51.100.1:{first} ")),
                 "{code:?}"
@@ -280,19 +279,19 @@ mod tests {
         assert_eq!(press(&mut screen, "q"), After::Quit);
         assert_eq!(press(&mut screen, "\u{1b}"), After::Quit);
         let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(screen.heed(&Event::Key(control_c)), After::Quit);
+        assert_eq!(screen.handle(&Event::Key(control_c)), After::Quit);
     }
 
     #[test]
     fn sixty_columns_show_a_long_service_whole_beside_its_rate() {
         let key = "TCP [2001:db8:1:0:1111:2222:3333:4444]:8080";
-        let look = |at_millis| {
-            let mut look = look(at_millis, 1);
-            look.services[0].key = key.parse().unwrap();
-            look
+        let sample = |at_millis| {
+            let mut sample = sample(at_millis, 1);
+            sample.services[0].key = key.parse().unwrap();
+            sample
         };
-        let mut screen = Screen::new(look(1000), Sort::Connections, String::new(), Charset::Utf8);
-        screen.take(Ok(look(2000)));
+        let mut screen = Screen::new(sample(1000), Sort::Connections, String::new(), Charset::Utf8);
+        screen.take(Ok(sample(2000)));
         let lines = drawn(&mut screen, 60, 24);
         assert!(lines[4].ends_with("   >CPS Active"), "{lines:#?}");
         assert!(lines[6].starts_with(key) && lines[6].ends_with("    1.0      0"), "{lines:#?}");
@@ -319,7 +318,7 @@ mod tests {
         press(&mut screen, "?");
         drawn(&mut screen, 20, 3);
         let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(screen.heed(&Event::Key(control_c)), After::Quit);
+        assert_eq!(screen.handle(&Event::Key(control_c)), After::Quit);
         // In a filter it is a character.
         screen.typing = Typing::Commands;
         press(&mut screen, "/?");
@@ -331,11 +330,11 @@ mod tests {
         let mut screen = screen();
         screen.take(Err(Failure::Transport("no xvsd listens".to_owned())));
         assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));
-        screen.take(Ok(look(100, 1)));
-        screen.take(Ok(look(7000, 1)));
+        screen.take(Ok(sample(100, 1)));
+        screen.take(Ok(sample(7000, 1)));
         screen.take(Err(Failure::Transport("no xvsd listens".to_owned())));
-        screen.take(Ok(look(19_000, 1)));
-        screen.take(Ok(look(20_000, 1)));
+        screen.take(Ok(sample(19_000, 1)));
+        screen.take(Ok(sample(20_000, 1)));
         let lines = drawn(&mut screen, 80, 24);
         // 820 in the first second; then one a second, with a time without answers.
         assert!(lines[3].starts_with("minute   CPS       █▁ ▁ ≤120 "), "{lines:#?}");

@@ -24,13 +24,13 @@ use crate::output::exit::{DONE, Done};
 /// What is drawn, and how it reacts to keys and samples.
 pub(super) trait View {
     /// The reply that it shows.
-    type Look;
+    type Sample;
 
     /// Takes a new sample, or the error of the request.
-    fn take(&mut self, look: Result<Self::Look, Failure>);
+    fn take(&mut self, sample: Result<Self::Sample, Failure>);
 
     /// Handles a key.
-    fn heed(&mut self, event: &Event) -> After;
+    fn handle(&mut self, event: &Event) -> After;
 
     /// Draws the whole screen in the terminal's current size.
     fn draw(&mut self, frame: &mut Frame<'_>);
@@ -44,14 +44,14 @@ pub(super) enum After {
 }
 
 /// Shows a view in the terminal until a key or a signal ends it.
-pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, Failure>>) -> Done {
-    let told_to_end = Arc::new(AtomicUsize::new(0));
+pub(super) fn shown<V: View>(view: V, samples: Receiver<Result<V::Sample, Failure>>) -> Done {
+    let signalled = Arc::new(AtomicUsize::new(0));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
-        flag::register_usize(signal, told_to_end.clone(), signal as usize)?;
+        flag::register_usize(signal, signalled.clone(), signal as usize)?;
     }
     let ended = ratatui::try_init()
         .map_err(Into::into)
-        .and_then(|mut terminal| live(&mut terminal, view, &looks, &told_to_end));
+        .and_then(|mut terminal| live(&mut terminal, view, &samples, &signalled));
     // Also after an initialization that failed midway. The error is ignored: a terminal that cannot be restored is
     // gone.
     let _ = ratatui::try_restore();
@@ -62,12 +62,12 @@ pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, Failure>>)
 fn live<V: View>(
     terminal: &mut DefaultTerminal,
     mut view: V,
-    looks: &Receiver<Result<V::Look, Failure>>,
-    told_to_end: &AtomicUsize,
+    samples: &Receiver<Result<V::Sample, Failure>>,
+    signalled: &AtomicUsize,
 ) -> Done {
     loop {
-        match looks.try_recv() {
-            Ok(look) => view.take(look),
+        match samples.try_recv() {
+            Ok(sample) => view.take(sample),
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => {
                 return Err("a fault of xvs: the thread that requests totals has ended".into());
@@ -75,12 +75,12 @@ fn live<V: View>(
         }
         terminal.draw(|frame| view.draw(frame))?;
         // Relaxed: no other memory is read because of this value.
-        match told_to_end.load(Ordering::Relaxed) {
+        match signalled.load(Ordering::Relaxed) {
             0 => {}
             // The exit code of shells for a signal.
             signal => return Ok(128 + signal as u8),
         }
-        if event::poll(REACTION)? && view.heed(&event::read()?) == After::Quit {
+        if event::poll(REACTION)? && view.handle(&event::read()?) == After::Quit {
             return Ok(DONE);
         }
     }
@@ -91,35 +91,35 @@ pub(super) fn watch<L: Send + 'static>(
     client: Client,
     socket: PathBuf,
     interval: Duration,
-    look: fn(&mut Client) -> Result<L, Failure>,
+    sample: fn(&mut Client) -> Result<L, Failure>,
 ) -> io::Result<Receiver<Result<L, Failure>>> {
-    let (send, looks) = bounded(1);
+    let (send, samples) = bounded(1);
     let mut client = Some(client);
     thread::Builder::new().name("xvs-top".to_owned()).spawn(move || {
         loop {
             thread::sleep(interval);
-            let look = again(&mut client, &socket, look);
-            if look.is_err() {
+            let sample = again(&mut client, &socket, sample);
+            if sample.is_err() {
                 client = None;
             }
-            if send.send(look).is_err() {
+            if send.send(sample).is_err() {
                 return;
             }
         }
     })?;
-    Ok(looks)
+    Ok(samples)
 }
 
 fn again<L>(
     client: &mut Option<Client>,
     socket: &Path,
-    look: fn(&mut Client) -> Result<L, Failure>,
+    sample: fn(&mut Client) -> Result<L, Failure>,
 ) -> Result<L, Failure> {
     let client = match client {
         Some(client) => client,
         none => none.insert(Client::connect(socket)?.waiting_by(await_silently)),
     };
-    look(client)
+    sample(client)
 }
 
 /// A notice would be written over the screen, which has the error of a reply that never begins.

@@ -71,8 +71,10 @@ pub(super) enum Level {
 
 /// The rates between two totals; 0 without earlier ones.
 fn rates(before: Option<&Stats>, now: &Stats, seconds: f64) -> Rates<f64> {
-    let before = before.filter(|_| seconds > 0.0);
-    before.map_or_else(Rates::default, |before| now.rates_since(before, seconds))
+    match before {
+        Some(before) if seconds > 0.0 => now.rates_since(before, seconds),
+        _ => Rates::default(),
+    }
 }
 
 impl Row {
@@ -141,25 +143,23 @@ impl Row {
     fn label_within(&self, most: usize) -> String {
         let label = self.label();
         if label.chars().count() <= most {
-            label
-        } else {
-            shortened(&format!("{}{}", self.name, self.notes), most)
+            return label;
         }
+        shortened(&format!("{}{}", self.name, self.notes), most)
     }
 
     /// The row as a line.
     pub(super) fn line(&self, columns: &Columns) -> String {
         let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = self.rates;
-        let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
-        let counts = [self.active, self.inactive].map(|count| match count {
+        let mut numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short).to_vec();
+        numbers.extend([self.active, self.inactive].map(|count| match count {
             0..1000 => count.to_string(),
             many => short(many as f64),
+        }));
+        numbers.extend(match self.response {
+            Some(times) => [times.median_micros, times.percentile_99_micros].map(short_time),
+            None => [String::new(), String::new()],
         });
-        let times = self
-            .response
-            .map(|times| [times.median_micros, times.percentile_99_micros].map(short_time))
-            .unwrap_or_default();
-        let numbers = [&numbers[..], &counts[..], &times[..]].concat();
         columns.line(&self.label_within(columns.room()), &numbers)
     }
 }
@@ -179,7 +179,7 @@ impl Rows {
     /// shown with its service.
     pub(super) fn new(before: Option<&Traffic>, now: &Traffic, sort: Sort, filter: &str) -> Self {
         let before = before.filter(|before| before.at_millis < now.at_millis);
-        let seconds = before.map_or(0.0, |before| (now.at_millis - before.at_millis) as f64 / 1000.0);
+        let seconds = seconds_between(before, now);
         let known: HashMap<_, _> =
             before.iter().flat_map(|before| &before.services).map(|service| (service.key, service)).collect();
         let filter = filter.to_lowercase();
@@ -220,10 +220,11 @@ impl Rows {
             groups.push((row, members));
         }
         groups.sort_by(|(one, _), (other, _)| one.compare(other, sort));
-        let rows: Vec<_> = groups
-            .into_iter()
-            .flat_map(|(service, members)| std::iter::once(service).chain(members))
-            .collect();
+        let mut rows = Vec::new();
+        for (service, members) in groups {
+            rows.push(service);
+            rows.extend(members);
+        }
         let longest = rows
             .iter()
             .chain([&total])
@@ -235,7 +236,7 @@ impl Rows {
 }
 
 /// The lines above the table: the director's state, the busiest workers, dropped packets.
-pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> Vec<String> {
+pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> [String; 3] {
     let status = &now.status;
     let state = match status.warnings.len() {
         0 => "ok".to_owned(),
@@ -246,19 +247,18 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
         Some(counts) => format!("{} of {} real servers up", counts.real_servers_up, counts.real_servers),
         None => counted(status.destinations, "real server", "real servers"),
     };
-    let services = counted(status.services, "service", "services");
-    let director = format!(
-        "{state}   {services}, {servers}, table {:.1} %, xvsd {}, up {}",
-        status.table.percent,
-        status.version,
-        duration::in_words(status.uptime_seconds)
-    );
-    let lines = [
-        director,
+    [
+        format!(
+            "{state}   {}, {servers}, table {:.1} %, xvsd {}, up {}",
+            counted(status.services, "service", "services"),
+            status.table.percent,
+            status.version,
+            duration::in_words(status.uptime_seconds)
+        ),
         format!("workers  {}", listed(workers(before, now), width.saturating_sub(9))),
         format!("drops/s  {}", listed(drops(before, now), width.saturating_sub(9))),
-    ];
-    lines.into_iter().map(|line| cut(&line, width)).collect()
+    ]
+    .map(|line| cut(&line, width))
 }
 
 /// The names of the columns, as in `xvsadm -L --rate`, and their sort keys. The last two are the median and the 99th
@@ -290,11 +290,13 @@ impl Columns {
     /// As many columns as leave room for the longest name, the most important ones first, and always the column by
     /// which rows are sorted.
     pub(super) fn within(width: usize, rows: &Rows, sort: Sort) -> Self {
-        let fitting = (width.saturating_sub(rows.longest + 1) / COLUMN).max(1);
+        let mut fitting = (width.saturating_sub(rows.longest + 1) / COLUMN).max(1);
         // Either both times or neither.
-        let fitting = if fitting + 1 == COLUMNS.len() { fitting - 1 } else { fitting };
-        let by = (0..COLUMNS.len()).find(|place| COLUMNS[*place].1 == sort);
-        let others = IMPORTANCE.into_iter().filter(|place| Some(*place) != by);
+        if fitting + 1 == COLUMNS.len() {
+            fitting -= 1;
+        }
+        let by = COLUMNS.iter().position(|(_, key)| *key == sort);
+        let others = IMPORTANCE.into_iter().filter(|column| Some(*column) != by);
         let mut shown: Vec<_> = by.into_iter().chain(others).take(fitting).collect();
         shown.sort_unstable();
         Self { shown, sort, width }
@@ -321,7 +323,7 @@ impl Columns {
 
     /// A label followed by right-aligned columns.
     fn line(&self, label: &str, cells: &[String]) -> String {
-        let cells: String = self.shown.iter().map(|place| format!("{:>COLUMN$}", cells[*place])).collect();
+        let cells: String = self.shown.iter().map(|column| format!("{:>COLUMN$}", cells[*column])).collect();
         format!("{label:<0$} {cells}", self.room())
     }
 }
@@ -378,42 +380,31 @@ pub(super) fn drop_rate(before: Option<&Traffic>, now: &Traffic) -> f64 {
 /// The reasons for drops between two samples, with packets a second, the most frequent first.
 fn drop_rates(before: Option<&Traffic>, now: &Traffic) -> Vec<(f64, String)> {
     let seconds = seconds_between(before, now);
-    let earlier: HashMap<_, _> = before
-        .iter()
-        .flat_map(|before| &before.status.drops)
-        .map(|drops| (&drops.reason, drops.packets))
-        .collect();
-    // The counts of lists and limits include what workers drop for these reasons.
-    let others = now
-        .status
-        .drops
-        .iter()
-        .filter(|drops| !["denied", "not_allowed", "syn_rate"].contains(&drops.reason.as_str()));
-    let by_list = now.status.lists.iter().map(|list| {
-        let mut known = before.iter().flat_map(|before| &before.status.lists);
-        let before = known.find(|known| known.list == list.list).map_or(0, |known| known.dropped);
-        (list.dropped.saturating_sub(before), list.list.to_string())
-    });
-    let limits: HashMap<_, _> = before
-        .iter()
-        .flat_map(|before| &before.status.syn_limits)
-        .map(|limit| (limit.service, limit.dropped))
-        .collect();
-    let by_limit = now.status.syn_limits.iter().map(|limit| {
-        let before = limits.get(&limit.service).copied().unwrap_or(0);
-        (limit.dropped.saturating_sub(before), format!("SYN limit of {}", limit.service))
-    });
-    let mut rates: Vec<_> = others
-        .map(|drops| {
-            let before = earlier.get(&drops.reason).copied().unwrap_or(0);
-            (drops.packets.saturating_sub(before), drops.reason.clone())
-        })
-        .chain(by_list)
-        .chain(by_limit)
-        .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
-        .collect();
-    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
-    rates.into_iter().map(|(packets, reason)| (packets as f64 / seconds, reason)).collect()
+    let Some(before) = before.filter(|_| seconds > 0.0) else { return Vec::new() };
+    let mut dropped = Vec::new();
+    let reasons: HashMap<_, _> =
+        before.status.drops.iter().map(|drops| (&drops.reason, drops.packets)).collect();
+    for drops in &now.status.drops {
+        // The counts of lists and limits include what workers drop for these reasons.
+        if !["denied", "not_allowed", "syn_rate"].contains(&drops.reason.as_str()) {
+            let earlier = reasons.get(&drops.reason).copied().unwrap_or(0);
+            dropped.push((drops.packets.saturating_sub(earlier), drops.reason.clone()));
+        }
+    }
+    for list in &now.status.lists {
+        let earlier = before.status.lists.iter().find(|earlier| earlier.list == list.list);
+        let packets = list.dropped.saturating_sub(earlier.map_or(0, |earlier| earlier.dropped));
+        dropped.push((packets, list.list.to_string()));
+    }
+    let limits: HashMap<_, _> =
+        before.status.syn_limits.iter().map(|limit| (limit.service, limit.dropped)).collect();
+    for limit in &now.status.syn_limits {
+        let earlier = limits.get(&limit.service).copied().unwrap_or(0);
+        dropped.push((limit.dropped.saturating_sub(earlier), format!("SYN limit of {}", limit.service)));
+    }
+    dropped.retain(|(packets, _)| *packets > 0);
+    dropped.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    dropped.into_iter().map(|(packets, reason)| (packets as f64 / seconds, reason)).collect()
 }
 
 fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
@@ -502,7 +493,7 @@ mod tests {
     }
 
     /// Two sets of totals, two seconds apart.
-    fn looks() -> (Traffic, Traffic) {
+    fn samples() -> (Traffic, Traffic) {
         let (web, dns) = ("TCP 198.51.100.1:80", "UDP 198.51.100.1:53");
         let before = traffic(
             1000,
@@ -534,7 +525,7 @@ mod tests {
     }
 
     fn labels(sort: Sort, filter: &str) -> Vec<String> {
-        let (before, now) = looks();
+        let (before, now) = samples();
         let rows = Rows::new(Some(&before), &now, sort, filter).rows;
         rows.into_iter()
             .map(|row| {
@@ -570,7 +561,7 @@ mod tests {
 
     #[test]
     fn rates_are_differences_per_second_and_the_total_counts_all_services_despite_a_filter() {
-        let (before, now) = looks();
+        let (before, now) = samples();
         let all = Rows::new(Some(&before), &now, Sort::Name, "2.12");
         let columns = Columns::within(80, &all, Sort::Name);
         let Rows { total, rows, .. } = all;
@@ -585,7 +576,7 @@ mod tests {
 
     #[test]
     fn there_are_no_rates_without_earlier_totals_or_after_a_restart() {
-        let (before, now) = looks();
+        let (before, now) = samples();
         for (before, now) in [(None, &now), (Some(&now), &before), (Some(&now), &now)] {
             let total = Rows::new(before, now, Sort::Name, "").total;
             assert_eq!(total.rates, Rates::default());
@@ -620,7 +611,7 @@ mod tests {
             ..sample::worker()
         };
         let drops = |reason: &str, packets| Drops { reason: reason.to_owned(), packets, what: String::new() };
-        let look = |at_millis, packets: u64| Traffic {
+        let sample = |at_millis, packets: u64| Traffic {
             at_millis,
             status: StatusReport {
                 health: None,
@@ -630,7 +621,7 @@ mod tests {
             },
             services: Vec::new(),
         };
-        let (before, now) = (look(0, 0), look(2000, 3000));
+        let (before, now) = (sample(0, 0), sample(2000, 3000));
         let lines = header(Some(&before), &now, 100);
         assert!(
             lines[0].starts_with("1 warning (xvs status)   ")
@@ -646,9 +637,9 @@ mod tests {
         assert!(header(Some(&before), &now, 40).iter().all(|line| line.chars().count() <= 40));
     }
 
-    /// The totals of [`looks`], with a real server that has a long address.
+    /// The totals of [`samples`], with a real server that has a long address.
     fn long() -> Traffic {
-        let (_, mut now) = looks();
+        let (_, mut now) = samples();
         let addr = "2001:db8:2:0:1111:2222:3333:4444".parse().unwrap();
         now.services[0].destinations[1].endpoint = Endpoint { addr, port: 8080 };
         now.services[0].down = 1;
@@ -657,7 +648,7 @@ mod tests {
 
     #[test]
     fn a_narrow_screen_leaves_out_columns_that_matter_least_before_it_cuts_a_name() {
-        let (_, now) = looks();
+        let (_, now) = samples();
         for (now, width, sort, titles, method) in [
             (&now, 80, Sort::Connections, ">CPS InPPS OutPPS InBPS OutBPS Active InAct", true),
             (&now, 60, Sort::Connections, ">CPS InPPS InBPS Active InAct", true),
@@ -685,7 +676,7 @@ mod tests {
 
     #[test]
     fn a_wide_screen_shows_how_long_real_servers_take_and_sorts_by_the_median() {
-        let (_, mut now) = looks();
+        let (_, mut now) = samples();
         now.services[0].destinations[0].response =
             Some(ResponseSummary { connections: 9, median_micros: 1200, percentile_99_micros: 40_000 });
         let all = Rows::new(None, &now, Sort::Response, "");
@@ -727,7 +718,7 @@ mod tests {
 
     #[test]
     fn servers_that_are_down_or_failing_are_marked_and_counted() {
-        let (_, mut now) = looks();
+        let (_, mut now) = samples();
         let web = &mut now.services[0];
         web.down = 2;
         web.destinations[0].trouble = Some(CheckState::Failing { failures: 1, fall: 3 });
@@ -744,7 +735,7 @@ mod tests {
 
     #[test]
     fn the_column_that_rows_are_sorted_by_is_marked() {
-        let (_, now) = looks();
+        let (_, now) = samples();
         for (_, sort) in SORT_KEYS {
             let titles = Columns::within(80, &Rows::new(None, &now, sort, ""), sort).titles();
             assert!(titles.contains('>') && titles.chars().count() == 80, "{titles}");
