@@ -21,7 +21,7 @@ pub(crate) enum Command {
     Status(status::Arguments),
     /// Show which real servers are up, and why others are down; exits with 1 if one is down
     Health(health::Arguments),
-    /// List the connections of a client, a service, a real server, or count them
+    /// List or count the connections of a client, a service or a real server
     Connections(connections::Arguments),
     /// Print counters, summed over the workers
     Counters(counters::Arguments),
@@ -33,15 +33,15 @@ pub(crate) enum Command {
     Apply(apply::Arguments),
     /// Keep the changes of `apply --confirm-within`
     Confirm(confirm::Arguments),
-    /// Show the directors that follow one rules file in etcd; write that file
+    /// Show the directors that follow one rules file in etcd, or write that file
     Fleet(fleet::Arguments),
-    /// Reload xvs.toml and the keepalived.conf of xvsd: all differences, or nothing if a file has an error
+    /// Reload xvs.toml and keepalived.conf: apply all differences, or none if a file has an error
     Reload(reload::Arguments),
     /// Show the settings in force, and where each comes from
     Get(get::Arguments),
     /// Set one setting: a KEY of the kernel's `sysctl net.ipv4.vs.KEY`, or feedback.KEY
     Set(set::Arguments),
-    /// Keep a real server from new connections until it is enabled, through checks and reloads
+    /// Give a real server no new connections until it is enabled, whatever checks and reloads set
     Disable(maintenance::Arguments),
     /// Restore the configured weight of a disabled real server, if its health checks agree
     Enable(maintenance::Arguments),

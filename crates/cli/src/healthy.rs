@@ -17,7 +17,7 @@ use crate::output::exit::{DONE, Done};
 /// The arguments of `xvs healthy`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Time limit, 0.01 to 60; xvsd's workers and its control thread have three quarters of it
+    /// Time limit, 0.01 to 60; the workers and the control thread of xvsd have three quarters of it
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     timeout: Duration,
 }

@@ -53,19 +53,19 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Asking(ask::Command),
-    /// Exit with 0 if xvsd makes progress, else with 1; for keepalived's vrrp_script and for monitoring
+    /// Exit with 0 if xvsd makes progress, otherwise with 1; for keepalived's vrrp_script and for monitoring
     Healthy(healthy::Arguments),
     /// Watch the traffic of services and real servers
     Top(top::Arguments),
-    /// Show changes, with their time and the process that requested them
+    /// Show changes, each with its time and the process that requested it
     Events(events::Arguments),
     /// Take a real server out of scheduling, and wait until it has no connections
     Drain(drain::Arguments),
     /// End xvsd; packets of services are dropped for `hold`, unless --release is given
     Stop(stop::Arguments),
-    /// Find every fault of a rules file or a keepalived.conf, without a daemon
+    /// Find every fault of a rules file or keepalived.conf, without a daemon
     Check(check::Arguments),
-    /// Print the keepalived.conf that does the same as another load balancer's configuration
+    /// Convert another load balancer's configuration to keepalived.conf
     Import(import::Arguments),
     /// Find faults of this machine, with or without xvsd, and the commands that correct them
     Doctor(doctor::Arguments),
@@ -77,7 +77,7 @@ enum Command {
     Realserver(realserver::Arguments),
     /// Print a shell completion script for this program, for xvsd or for xvsadm
     Completion(completion::Arguments),
-    /// Write the manual pages of all programs into a folder
+    /// Write the manual pages of all programs into a directory
     Manual(manual::Arguments),
 }
 

@@ -18,32 +18,32 @@ mod xvs_toml;
 /// The arguments of `xvs manual`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The folder, such as /usr/local/share/man/man8; it must exist
-    folder: PathBuf,
+    /// The directory, such as /usr/local/share/man/man8; it must exist
+    directory: PathBuf,
 }
 
 /// `xvs` is the definition of its command line.
 pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
-    let folder = &arguments.folder;
+    let directory = &arguments.directory;
     let programs = [xvs, arguments::Arguments::command(), xvs_ipvsadm::manual::command()];
     for mut program in programs.map(|program| program.disable_help_subcommand(true)) {
         program.build();
-        write(&program, folder)?;
+        write(&program, directory)?;
     }
     for other in ["ipvsadm", "ipvsadm-save", "ipvsadm-restore"] {
-        page(folder, &format!("{other}.{SECTION}"), |out| out.write_all(b".so man8/xvsadm.8\n"))?;
+        page(directory, &format!("{other}.{SECTION}"), |out| out.write_all(b".so man8/xvsadm.8\n"))?;
     }
-    page(folder, "xvs.toml.5", |out| xvs_toml::page().to_writer(out))?;
+    page(directory, "xvs.toml.5", |out| xvs_toml::page().to_writer(out))?;
     Ok(DONE)
 }
 
 /// The page of a command, and those of its subcommands.
-fn write(command: &Command, folder: &Path) -> Result<(), Box<dyn Error>> {
+fn write(command: &Command, directory: &Path) -> Result<(), Box<dyn Error>> {
     for below in command.get_subcommands() {
-        write(below, folder)?;
+        write(below, directory)?;
     }
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
-    page(folder, &format!("{name}.{SECTION}"), |out| {
+    page(directory, &format!("{name}.{SECTION}"), |out| {
         let man = Man::new(command.clone().after_help("")).section(SECTION).manual("xvs").source(SOURCE);
         man.render_title(out)?;
         man.render_name_section(out)?;
@@ -94,11 +94,11 @@ fn rest(command: &Command, name: &str) -> Roff {
 
 /// Writes a page to a file of this name. An error, such as a full disk or a missing directory, names the page.
 fn page(
-    folder: &Path,
+    directory: &Path,
     name: &str,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
-    let path = folder.join(name);
+    let path = directory.join(name);
     let mut text = Vec::new();
     let written = content(&mut text).and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))));
     // Not an `io::Error`, which would be one of standard output.

@@ -55,11 +55,11 @@ struct Which {
     /// The virtual address
     #[arg(long, value_name = "ADDRESS")]
     vip: IpAddr,
-    /// The director's forwarding method [default: the address's method if it is up, else dr]
+    /// The director's forwarding method [default: the method of the address if it is up, otherwise dr]
     #[arg(long)]
     method: Option<Method>,
-    /// The interface that receives the director's packets [default: the address's interface if it is up, else the
-    /// default route's]
+    /// The interface that receives the director's packets [default: the interface of the address if it is up,
+    /// otherwise of the default route]
     #[arg(long, value_name = "IFACE")]
     dev: Option<String>,
 }

@@ -65,7 +65,7 @@ pub enum ListChange {
         #[arg(value_name = "PREFIX", value_parser = read_prefix)]
         prefix: Prefix,
     },
-    /// Add the networks of a file to the list of a service, in place of the networks of its former file
+    /// Add the networks of a file to the list of a service; replaces the networks of the former file
     File {
         /// Its service.
         #[command(flatten)]

@@ -16,7 +16,7 @@ use crate::resolver::Resolver;
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
 pub enum LocalAddressChange {
-    /// Use this address as source of FULLNAT connections
+    /// Use this address as the source of FULLNAT connections
     Add {
         /// An address of this machine, or one that is routed to it
         address: IpAddr,

@@ -19,7 +19,7 @@ use crate::resolver::Resolver;
     reason = "clap would take a sentence about the service's options as one about the subcommand"
 )]
 pub enum LimitChange {
-    /// Limit each client of a service, and all its clients together, in place of the service's former limit
+    /// Limit each client of a service, and all its clients together; replaces the former limit of the service
     #[command(group = clap::ArgGroup::new("what").args(["connections", "rate", "syn_rate"]).required(true).multiple(true))]
     Set {
         #[command(flatten)]
@@ -43,7 +43,7 @@ pub enum LimitChange {
         #[arg(long, value_name = "N", requires = "syn_rate", value_parser = clap::value_parser!(u32).range(1..))]
         syn_burst: Option<u32>,
     },
-    /// End the limit of a service; connections stay
+    /// Delete the limit of a service; connections stay
     Delete {
         #[command(flatten)]
         service: ServiceArgument,

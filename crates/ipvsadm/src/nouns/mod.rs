@@ -68,8 +68,8 @@ nouns! {
     Laddr(laddr::LocalAddressChange),
     /// Limit the connections of each client of a service, and list the clients that are refused most
     Limit(limit::LimitChange),
-    /// Let QUIC connections keep their real server when clients change their addresses
+    /// Keep the real server of a QUIC connection when the client changes its address
     Quic(quic::QuicLine),
-    /// Write a note at a service, such as whose it is, and list the notes
+    /// Set the note of a service, such as its owner, and list the notes
     Note(note::NoteChange),
 }

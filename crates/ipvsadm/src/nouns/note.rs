@@ -18,7 +18,7 @@ use crate::resolver::Resolver;
     reason = "clap would take a sentence about the service's options as one about the subcommand"
 )]
 pub enum NoteChange {
-    /// Write a note at a service, in place of its former one
+    /// Set the note of a service; it replaces the former note
     Set {
         #[command(flatten)]
         service: ServiceArgument,
@@ -26,7 +26,7 @@ pub enum NoteChange {
         #[arg(required = true, trailing_var_arg = true)]
         text: Vec<String>,
     },
-    /// Delete the note at a service
+    /// Delete the note of a service
     Delete {
         #[command(flatten)]
         service: ServiceArgument,
