@@ -80,14 +80,10 @@ pub(super) fn rfc_3339(at_millis: u64) -> String {
 
 /// An event as a line of text.
 fn line(event: &Event) -> String {
-    let Event { epoch, what, .. } = event;
-    let time = rfc_3339(event.at_millis);
-    let by = match (&event.by, event.kind) {
-        (Some(who), _) => who.to_string(),
-        (None, kind) => kind.to_string(),
-    };
-    let refused = event.refused.as_ref().map(|why| format!(": refused: {why}")).unwrap_or_default();
-    format!("{time} configuration {epoch}, {by}: {what}{refused}")
+    let Event { epoch, what, by, kind, refused, .. } = event;
+    let by = by.as_ref().map_or_else(|| kind.to_string(), ToString::to_string);
+    let refused = refused.as_ref().map(|why| format!(": refused: {why}")).unwrap_or_default();
+    format!("{} configuration {epoch}, {by}: {what}{refused}", rfc_3339(event.at_millis))
 }
 
 /// An event as `--json` prints it.

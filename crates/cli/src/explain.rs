@@ -60,8 +60,7 @@ Nothing changes: no counter, connection, template, or state of a scheduler.";
 
 /// An endpoint in the notation of the command line.
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
-    let socket: Result<std::net::SocketAddr, _> = text.parse();
-    socket
+    text.parse::<std::net::SocketAddr>()
         .map(|socket| Endpoint::new(socket.ip(), socket.port()))
         .map_err(|_| "ADDRESS:PORT is needed, such as 198.51.100.1:80 or [2001:db8::1]:80")
 }
@@ -188,19 +187,15 @@ fn choice(choice: &Choice) -> Vec<String> {
         return lines;
     }
     lines.push(row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]));
-    for contender in &choice.candidates {
-        let CandidateReport { server, weight, active, inactive, .. } = contender;
-        let mark = if contender.standing == CandidateState::Chosen { "*" } else { "" };
-        let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
-        let server = server.to_string();
+    for candidate in &choice.candidates {
         lines.push(row([
-            mark,
-            &server,
-            &contender.method,
-            &weight,
-            &active,
-            &inactive,
-            &standing(contender),
+            if candidate.standing == CandidateState::Chosen { "*" } else { "" },
+            &candidate.server.to_string(),
+            &candidate.method,
+            &candidate.weight.to_string(),
+            &candidate.active.to_string(),
+            &candidate.inactive.to_string(),
+            &standing(candidate),
         ]));
     }
     lines
@@ -212,58 +207,72 @@ fn row([mark, server, method, weight, active, inactive, standing]: [&str; 7]) ->
 }
 
 /// Why a candidate is chosen or not.
-fn standing(contender: &CandidateReport) -> String {
-    let figures = contender
-        .figures
-        .iter()
-        .map(|figure| {
-            let value = format!("{:.3}", figure.value);
-            format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
-        })
-        .collect::<Vec<_>>()
-        .join(", ");
-    let carries = u64::from(contender.active) + u64::from(contender.inactive);
-    let upper = u64::from(contender.upper_threshold.unwrap_or(0));
-    match contender.standing {
+fn standing(candidate: &CandidateReport) -> String {
+    let connections = u64::from(candidate.active) + u64::from(candidate.inactive);
+    let upper = u64::from(candidate.upper_threshold.unwrap_or(0));
+    match candidate.standing {
         CandidateState::Quiescent => "weight 0: quiescent".to_owned(),
         CandidateState::Disabled => "disabled; `xvs enable` ends that".to_owned(),
-        CandidateState::Overloaded if carries >= upper => {
-            format!("overloaded: {carries} of {upper} connections")
+        CandidateState::Overloaded if connections >= upper => {
+            format!("overloaded: {connections} of {upper} connections")
         }
         CandidateState::Overloaded => {
-            format!("overloaded: {carries} of {upper}, until below its lower threshold")
+            format!("overloaded: {connections} of {upper}, until below its lower threshold")
         }
         CandidateState::SlowStart => {
-            let percent = contender.slow_start_percent.unwrap_or_default();
-            format!("slow start: it gets {percent} % of its share")
+            format!("slow start: it gets {} % of its share", candidate.slow_start_percent.unwrap_or_default())
         }
         // With figures, the asterisk marks the chosen one.
-        CandidateState::Chosen if figures.is_empty() => "chosen".to_owned(),
-        CandidateState::Chosen | CandidateState::PassedOver => figures,
+        CandidateState::Chosen if candidate.figures.is_empty() => "chosen".to_owned(),
+        CandidateState::Chosen | CandidateState::PassedOver => {
+            let mut figures = Vec::new();
+            for figure in &candidate.figures {
+                let value = format!("{:.3}", figure.value);
+                figures.push(format!(
+                    "{} {}",
+                    figure.name,
+                    value.trim_end_matches('0').trim_end_matches('.')
+                ));
+            }
+            figures.join(", ")
+        }
     }
 }
 
 fn next_hop(next_hop: &NextHop) -> String {
     let NextHop { to, via, interface, mac, mtu, rule, problem } = next_hop;
-    let parts = [
-        via.filter(|via| via != to).map(|via| format!(" via {via}")),
-        interface.as_ref().map(|interface| format!(" on {interface}")),
-        mac.as_ref().zip(*mtu).map(|(mac, mtu)| format!(", link address {mac}, MTU {mtu}")),
-        rule.as_ref().map(|rule| format!(", by policy rule {rule}")),
-        problem.as_ref().map(|problem| format!(": {problem}")),
-    ];
-    to.to_string() + &parts.into_iter().flatten().collect::<String>()
+    let mut text = to.to_string();
+    if let Some(via) = via.filter(|via| via != to) {
+        text += &format!(" via {via}");
+    }
+    if let Some(interface) = interface {
+        text += &format!(" on {interface}");
+    }
+    if let (Some(mac), Some(mtu)) = (mac, mtu) {
+        text += &format!(", link address {mac}, MTU {mtu}");
+    }
+    if let Some(rule) = rule {
+        text += &format!(", by policy rule {rule}");
+    }
+    if let Some(problem) = problem {
+        text += &format!(": {problem}");
+    }
+    text
 }
 
 fn rewrite(rewrite: &Rewrite) -> String {
     let Rewrite { method, from, to, tunnel, ttl, pieces } = rewrite;
-    let from = from.as_ref().map(|new| format!("now from {}", end(new)));
-    let to = to.as_ref().map(|new| format!("now to {}", end(new)));
-    let tunnel =
-        tunnel.as_ref().map(|Tunnel { kind, from, to }| format!("inside {kind} from {from} to {to}"));
-    let pieces = (*pieces > 1).then(|| format!("in {pieces} fragments"));
-    let parts = [from, to, tunnel, Some(format!("TTL {ttl}")), pieces];
-    format!("{method}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    let mut changes = Vec::new();
+    changes.extend(from.as_ref().map(|new| format!("now from {}", end(new))));
+    changes.extend(to.as_ref().map(|new| format!("now to {}", end(new))));
+    changes.extend(
+        tunnel.as_ref().map(|Tunnel { kind, from, to }| format!("inside {kind} from {from} to {to}")),
+    );
+    changes.push(format!("TTL {ttl}"));
+    if *pieces > 1 {
+        changes.push(format!("in {pieces} fragments"));
+    }
+    format!("{method}: {}", changes.join(", "))
 }
 
 /// An end of a connection; an address without a port keeps the port.

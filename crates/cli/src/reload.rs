@@ -14,17 +14,17 @@ use crate::status::rules_not_in_force;
 /// The arguments of `xvs reload`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Reload also if a fault of the keepalived.conf ends services that it served before
+    /// Reload even if a fault in keepalived.conf deletes services that are in force
     #[arg(long)]
     accept_loss: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let question = match arguments.accept_loss {
+    let changes = match arguments.accept_loss {
         true => question::reload_accepting_loss(),
         false => question::reload(),
-    };
-    let changes = question.ask(director)?;
+    }
+    .ask(director)?;
     writeln!(out, "{changes}")?;
     if changes.contains("by a successor") {
         director.await_successor()?;

@@ -1,7 +1,6 @@
 //! `xvs status`: the status of the director on one screen.
 
 use std::io::Write;
-use std::iter;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use xvs_model::duration;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::report::status::{
-    BondMember, ConnectionLogStatus, InterfaceOffload, InterfaceStatus, Level, LogSinkStatus, OffloadStatus,
-    RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus,
-    WorkerStatus,
+    BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, Level, LogSinkStatus,
+    OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
+    TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -42,13 +41,12 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// The report as text. It begins with `ok` or `warning`; the warnings come next.
 fn screen(report: &StatusReport) -> String {
-    let below = match report.warnings.len() {
-        0 => String::new(),
-        many => format!("; {}:", counted(many as u64, "warning", "warnings")),
-    };
     let StatusReport { version, epoch, table, .. } = report;
-    let uptime = duration::in_words(report.uptime_seconds);
-    let daemon = format!("xvsd {version}, up {uptime}, configuration {epoch}{below}");
+    let mut daemon =
+        format!("xvsd {version}, up {}, configuration {epoch}", duration::in_words(report.uptime_seconds));
+    if !report.warnings.is_empty() {
+        daemon += &format!("; {}:", counted(report.warnings.len() as u64, "warning", "warnings"));
+    }
     let mut lines = vec![line(&report.state.to_string(), &daemon)];
     lines.extend(report.warnings.iter().map(|warning| line("warning", warning)));
     lines.extend(report.interfaces.iter().map(interface));
@@ -61,22 +59,22 @@ fn screen(report: &StatusReport) -> String {
     let servers = counted(report.destinations, "real server", "real servers");
     lines.push(line("services", &format!("{services}{without}, {servers}")));
     if !report.disabled.is_empty() {
-        let servers = report.disabled.join(", ");
-        lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
+        lines.push(line("disabled", &format!("{}; `xvs enable` ends that", report.disabled.join(", "))));
     }
     lines.extend(report.lists.iter().map(|list| line("list", &lists::summary(list))));
     lines.extend(report.syn_limits.iter().map(|limit| line("SYN limit", &limit.to_string())));
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
-    lines.extend(
-        report
-            .journal_saved_at_millis
-            .map(|millis| line("journal", &format!("restored at the start, as of {}", rfc_3339(millis)))),
-    );
+    if let Some(millis) = report.journal_saved_at_millis {
+        lines.push(line("journal", &format!("restored at the start, as of {}", rfc_3339(millis))));
+    }
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     lines.extend(report.fleet.as_ref().map(|report| line("fleet", &fleet::summary(report))));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
-    lines.extend(report.sync.iter().flat_map(|daemon| iter::once(sync(daemon)).chain(peers(daemon))));
+    for daemon in &report.sync {
+        lines.push(sync(daemon));
+        lines.extend(daemon.peers.iter().map(|peer| sync_peer(daemon.role, peer)));
+    }
     lines.extend(report.offload.iter().flat_map(|status| offload(status, &report.interfaces)));
     lines.extend(report.connection_log.iter().flat_map(connection_log));
     lines.extend(hold(report));
@@ -108,38 +106,44 @@ fn worker((number, worker): (usize, &WorkerStatus)) -> String {
         "" | "sleep" => String::new(),
         poll => format!(", {poll} polling"),
     };
-    let text = format!(
-        "{core}{busy}, {}, {}{polling}; received {}, sent {}, passed to the kernel {}",
-        queues(worker),
-        worker.copy_mode,
-        worker.received(),
-        worker.sent(),
-        worker.passed_to_kernel(),
-    );
-    line(&format!("worker {number}"), &text)
+    line(
+        &format!("worker {number}"),
+        &format!(
+            "{core}{busy}, {}, {}{polling}; received {}, sent {}, passed to the kernel {}",
+            queues(worker),
+            worker.copy_mode,
+            worker.received(),
+            worker.sent(),
+            worker.passed_to_kernel(),
+        ),
+    )
 }
 
 /// The state of the rules file, unless it equals the running state, and applied rules that wait for `xvs confirm`.
 fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<String> {
-    let waits = unconfirmed_seconds
-        .map(|left| format!("applied rules are reverted in {left} s unless `xvs confirm` is run"));
-    rules.and_then(rules_not_in_force).iter().chain(&waits).map(|text| line("rules", text)).collect()
+    let mut lines: Vec<_> =
+        rules.and_then(rules_not_in_force).iter().map(|text| line("rules", text)).collect();
+    if let Some(left) = unconfirmed_seconds {
+        lines.push(line(
+            "rules",
+            &format!("applied rules are reverted in {left} s unless `xvs confirm` is run"),
+        ));
+    }
+    lines
 }
 
 /// The difference between the rules in force and their file; `None` if they are equal.
 pub(super) fn rules_not_in_force(RulesStatus { file, found }: &RulesStatus) -> Option<String> {
-    match found {
-        RulesFound::Error(error) => Some(format!("{file}: {error}")),
+    Some(match found {
+        RulesFound::Error(error) => format!("{file}: {error}"),
         RulesFound::Faults(faults) => {
-            let faults = counted(*faults, "fault", "faults");
-            Some(format!("{faults} in {file}; see `xvs check {file}`"))
+            format!("{} in {file}; see `xvs check {file}`", counted(*faults, "fault", "faults"))
         }
-        RulesFound::Differences(0) => None,
-        RulesFound::Differences(differences) => {
-            let differences = counted(*differences, "difference", "differences");
-            Some(format!("{differences} from {file}; see `xvs plan {file}`"))
+        RulesFound::Differences(0) => return None,
+        RulesFound::Differences(count) => {
+            format!("{} from {file}; see `xvs plan {file}`", counted(*count, "difference", "differences"))
         }
-    }
+    })
 }
 
 /// A daemon of connection synchronization.
@@ -147,57 +151,55 @@ fn sync(daemon: &SyncStatus) -> String {
     let SyncStatus {
         role, interface, sync_id, messages, failed_messages, connections, lost_connections, ..
     } = daemon;
-    let peers: Vec<_> = daemon.sync_peers.iter().map(IpAddr::to_string).collect();
-    let peers = if peers.is_empty() { String::new() } else { format!(" with {}", peers.join(", ")) };
-    let handled = counted(*messages, "message", "messages");
+    let with = if daemon.sync_peers.is_empty() { "" } else { " with " };
+    let peers = daemon.sync_peers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    let messages = counted(*messages, "message", "messages");
     let (handled, failed) = match role {
-        SyncRole::Master => (format!("{handled} sent"), "not sent"),
-        SyncRole::Backup => {
-            let connections = counted(*connections, "connection", "connections");
-            (format!("{connections} from {handled}"), "refused or discarded")
-        }
+        SyncRole::Master => (format!("{messages} sent"), "not sent"),
+        SyncRole::Backup => (
+            format!("{} from {messages}", counted(*connections, "connection", "connections")),
+            "refused or discarded",
+        ),
     };
-    let lost = counted(*lost_connections, "connection", "connections");
-    let text = format!(
-        "{} on {interface}{peers}, sync id {sync_id}; {handled}, {failed_messages} {failed}, {lost} lost",
-        role.name()
-    );
-    line("sync", &text)
+    line(
+        "sync",
+        &format!(
+            "{} on {interface}{with}{peers}, sync id {sync_id}; {handled}, {failed_messages} {failed}, {} \
+             lost",
+            role.name(),
+            counted(*lost_connections, "connection", "connections")
+        ),
+    )
 }
 
-/// The state of the connection tables that a daemon sends or receives.
-fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
-    daemon.peers.iter().map(|peer| {
-        let SyncPeer { address, silent_seconds, messages, refused_messages, refused, table, .. } = peer;
-        let SyncPeer { connections, of, why, .. } = peer;
-        let why = why.as_deref().unwrap_or_default();
-        let moved = format!("{connections} of {of} connections");
-        let mut text = match (daemon.role, table) {
-            (SyncRole::Master, SyncTable::Whole | SyncTable::Stale) => {
-                format!("table sent to {address}, {connections} connections")
-            }
-            (SyncRole::Master, SyncTable::Moving) => format!("sending the table to {address}, {moved}"),
-            (SyncRole::Master, SyncTable::None) => format!("table not sent to {address}: {why}"),
-            (SyncRole::Backup, SyncTable::Whole) => {
-                format!("in sync with {address}, whose table had {connections} connections")
-            }
-            (SyncRole::Backup, SyncTable::Moving) => format!("fetching the table of {address}, {moved}"),
-            (SyncRole::Backup, SyncTable::Stale) => {
-                format!("behind {address}: {why}")
-            }
-            (SyncRole::Backup, SyncTable::None) => format!("without the table of {address}: {why}"),
-        };
-        if daemon.role == SyncRole::Backup {
-            text += &format!("; {}", counted(*messages, "message", "messages"));
-            if let Some(why) = refused {
-                text += &format!(", {refused_messages} refused: {why}");
-            }
+/// The state of the connection table that a daemon sends to a peer or receives from it.
+fn sync_peer(role: SyncRole, peer: &SyncPeer) -> String {
+    let SyncPeer { address, messages, refused_messages, connections, of, .. } = peer;
+    let why = peer.why.as_deref().unwrap_or_default();
+    let moved = format!("{connections} of {of} connections");
+    let mut text = match (role, peer.table) {
+        (SyncRole::Master, SyncTable::Whole | SyncTable::Stale) => {
+            format!("table sent to {address}, {connections} connections")
         }
-        if let Some(silent) = silent_seconds.filter(|silent| *silent >= SILENT) {
-            text += &format!("; silent for {silent} s");
+        (SyncRole::Master, SyncTable::Moving) => format!("sending the table to {address}, {moved}"),
+        (SyncRole::Master, SyncTable::None) => format!("table not sent to {address}: {why}"),
+        (SyncRole::Backup, SyncTable::Whole) => {
+            format!("in sync with {address}, whose table had {connections} connections")
         }
-        line("sync", &text)
-    })
+        (SyncRole::Backup, SyncTable::Moving) => format!("fetching the table of {address}, {moved}"),
+        (SyncRole::Backup, SyncTable::Stale) => format!("behind {address}: {why}"),
+        (SyncRole::Backup, SyncTable::None) => format!("without the table of {address}: {why}"),
+    };
+    if role == SyncRole::Backup {
+        text += &format!("; {}", counted(*messages, "message", "messages"));
+        if let Some(why) = &peer.refused {
+            text += &format!(", {refused_messages} refused: {why}");
+        }
+    }
+    if let Some(silent) = peer.silent_seconds.filter(|silent| *silent >= SILENT) {
+        text += &format!("; silent for {silent} s");
+    }
+    line("sync", &text)
 }
 
 /// The seconds without a message that are shown.
@@ -213,9 +215,8 @@ fn connection_log(log: &ConnectionLogStatus) -> impl Iterator<Item = String> {
 
 /// The offload of connections, and the interfaces without it.
 fn offload(status: &OffloadStatus, interfaces: &[InterfaceStatus]) -> Vec<String> {
-    let OffloadStatus { connections, packets } = *status;
-    let packets = counted(packets, "packet", "packets");
-    let connections = counted(connections, "connection", "connections");
+    let connections = counted(status.connections, "connection", "connections");
+    let packets = counted(status.packets, "packet", "packets");
     let mut lines = vec![line("offload", &format!("{connections}; {packets} forwarded by the XDP program"))];
     for InterfaceStatus { name, offload, .. } in interfaces {
         let Some(InterfaceOffload { why_not, refused_packets }) = offload else { continue };
@@ -245,11 +246,11 @@ fn drops(recent: &RecentDrops) -> Vec<String> {
     if recent.reasons.is_empty() {
         return vec![line("drops", &format!("none {when}"))];
     }
-    let rows = recent
-        .reasons
-        .iter()
-        .map(|drops| line("drops", &format!("{} {}: {}", drops.packets, drops.reason, drops.what)));
-    std::iter::once(line("drops", &format!("{when}:"))).chain(rows).collect()
+    let mut lines = vec![line("drops", &format!("{when}:"))];
+    for Drops { packets, reason, what } in &recent.reasons {
+        lines.push(line("drops", &format!("{packets} {reason}: {what}")));
+    }
+    lines
 }
 
 /// A worker's queues of each interface.

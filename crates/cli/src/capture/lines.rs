@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::time::Duration;
 
 use xvs_model::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use xvs_proto::{Endpoint, Fragment, Packet, Parsed, parse, parse_cut, tcp};
@@ -44,10 +43,8 @@ impl Lines {
 
 /// Time of day, UTC.
 fn clock(nanoseconds: u64) -> String {
-    let since = Duration::from_nanos(nanoseconds);
-    let seconds = since.as_secs() % 86_400;
-    let hours = seconds / 3600;
-    format!("{hours:02}:{:02}:{:02}.{:06}", seconds / 60 % 60, seconds % 60, since.subsec_micros())
+    let (seconds, micros) = (nanoseconds / 1_000_000_000, nanoseconds / 1000 % 1_000_000);
+    format!("{:02}:{:02}:{:02}.{micros:06}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
 }
 
 /// A frame's packet, as far as its bytes were captured.
@@ -81,17 +78,23 @@ fn to(frame: &CapturedFrame) -> String {
 }
 
 fn end_of(end: Endpoint, packet: &Packet) -> String {
-    let with_ports = packet.has_ports() && packet.fragment != Fragment::Later;
-    if with_ports { end.to_string() } else { end.addr.to_string() }
+    if packet.has_ports() && packet.fragment != Fragment::Later {
+        end.to_string()
+    } else {
+        end.addr.to_string()
+    }
 }
 
 fn flags(flags: tcp::Flags) -> String {
-    let known = [
+    [
         (tcp::Flags::SYN, 'S'),
         (tcp::Flags::FIN, 'F'),
         (tcp::Flags::RST, 'R'),
         (tcp::Flags::PSH, 'P'),
         (tcp::Flags::ACK, '.'),
-    ];
-    known.into_iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, letter)| letter).collect()
+    ]
+    .into_iter()
+    .filter(|(flag, _)| flags.has(*flag))
+    .map(|(_, letter)| letter)
+    .collect()
 }

@@ -31,7 +31,7 @@ use crate::output::late_reply;
 /// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Write pcapng to this file; without it to stdout, or lines if that is a terminal
+    /// Write pcapng to this file [default: standard output, with lines instead of pcapng on a terminal]
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
     write: Option<PathBuf>,
     /// Print a line for each packet
@@ -128,9 +128,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         Err(failure) => return Err(failure.into()),
     };
     sink.finish(&missed).map_err(|error| sink.failed(error, packets))?;
-    let missed = missed.values().sum::<u64>();
-    let summary = format!("{packets} packets captured, {missed} frames missed because the queue was full");
-    let _ = writeln!(io::stderr(), "{summary}");
+    let _ = writeln!(
+        io::stderr(),
+        "{packets} packets captured, {} frames missed because the queue was full",
+        missed.values().sum::<u64>()
+    );
     Ok(DONE)
 }
 
@@ -178,17 +180,22 @@ impl<'a> Sink<'a> {
         let to = match arguments.write.as_deref() {
             Some(path) if path != Path::new("-") => {
                 // Not truncated yet: the old content stays until there are packets to write.
-                let file = File::options().write(true).create(true).truncate(false).open(path);
-                let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
+                let file = File::options()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
                 Target::File(file, path, 0)
             }
             _ => Target::Stdout(out),
         };
-        let lines = arguments.text || arguments.write.is_none() && io::stdout().is_terminal();
-        let form = match lines {
-            _ if arguments.json => Form::Json,
-            true => Form::Lines(Lines::default()),
-            false => Form::Blocks(Box::new(Blocks::new(arguments.snaplen)?)),
+        let form = if arguments.json {
+            Form::Json
+        } else if arguments.text || arguments.write.is_none() && io::stdout().is_terminal() {
+            Form::Lines(Lines::default())
+        } else {
+            Form::Blocks(Box::new(Blocks::new(arguments.snaplen)?))
         };
         Ok(Self { to, form })
     }

@@ -172,8 +172,7 @@ pub fn explained(packet: &CapturedPacket) -> String {
         "consumed" => "used by xvs itself, and not forwarded",
         "drop" => {
             let reason = packet.reason.as_deref().unwrap_or_default();
-            let sentence = DropReason::named(reason).map_or("", DropReason::sentence);
-            return format!("drop {reason}: {sentence}");
+            return format!("drop {reason}: {}", DropReason::named(reason).map_or("", DropReason::sentence));
         }
         other => return other.to_owned(),
     };

@@ -23,11 +23,11 @@ use xvs_proto::Endpoint;
 use crate::output::exit::{DONE, Done, FAILED, MISUSED};
 use crate::output::text::{aligned, counted, print_json, widths};
 
-/// The options of `xvs check` for a keepalived.conf.
+/// The options of `xvs check` for keepalived.conf.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Check a keepalived.conf: its services, its checks, its faults; exits with 0 if
-    /// there is none, 1 for warnings, 2 for errors (xvsd would refuse the file)
+    /// Check keepalived.conf: print its services, checks and faults; exits with 0 without faults, 1 for warnings, 2
+    /// for errors (xvsd would refuse the file)
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(crate) keepalived: Option<PathBuf>,
     /// The machine whose lines with @ apply [default: the first label of this host's name]
@@ -106,18 +106,23 @@ impl Printed<'_> {
             return writeln!(out, "{}: no fault", self.file.display());
         }
         let errors = self.faults.iter().filter(|fault| fault.severity == Severity::Error).count();
-        let verdict = if self.is_refused { "refused: " } else { "" };
-        let warnings = counted((self.faults.len() - errors) as u64, "warning", "warnings");
-        let errors = counted(errors as u64, "error", "errors");
-        writeln!(out, "{}: {verdict}{errors}, {warnings}", self.file.display())
+        writeln!(
+            out,
+            "{}: {}{}, {}",
+            self.file.display(),
+            if self.is_refused { "refused: " } else { "" },
+            counted(errors as u64, "error", "errors"),
+            counted((self.faults.len() - errors) as u64, "warning", "warnings")
+        )
     }
 
     fn document(&self) -> Document<'_> {
-        let shown = if self.is_refused { (&[][..], &[][..]) } else { (&self.rules[..], self.servers) };
+        let (rules, servers) =
+            if self.is_refused { (&[][..], &[][..]) } else { (&self.rules[..], self.servers) };
         Document {
             refused: self.is_refused,
-            rules: shown.0,
-            virtual_servers: shown.1.iter().map(VirtualServerRow::from).collect(),
+            rules,
+            virtual_servers: servers.iter().map(VirtualServerRow::from).collect(),
             faults: self.faults.iter().map(FaultRow::from).collect(),
         }
     }
@@ -198,11 +203,14 @@ struct FaultRow<'a> {
 
 impl<'a> From<&'a VirtualServer> for VirtualServerRow<'a> {
     fn from(VirtualServer { name, quorum, real_servers, .. }: &'a VirtualServer) -> Self {
-        let real_servers = real_servers.iter().map(|server| RealServerRow {
-            real_server: server.endpoint,
-            checks: server.checks.iter().map(CheckRow::from).collect(),
-        });
-        Self { virtual_server: name, quorum: *quorum, real_servers: real_servers.collect() }
+        let real_servers = real_servers
+            .iter()
+            .map(|server| RealServerRow {
+                real_server: server.endpoint,
+                checks: server.checks.iter().map(CheckRow::from).collect(),
+            })
+            .collect();
+        Self { virtual_server: name, quorum: *quorum, real_servers }
     }
 }
 

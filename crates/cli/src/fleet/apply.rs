@@ -29,9 +29,9 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let file = arguments.file.display();
     let (text, _) = to_apply(&arguments.file)?;
     let former = report(director)?.rules;
-    let wanted = FleetRequest::Apply { text, former, confirm_within_seconds: arguments.confirm_within };
     let sent = Instant::now();
-    let revision = question::change_fleet(wanted).ask(director)?;
+    let request = FleetRequest::Apply { text, former, confirm_within_seconds: arguments.confirm_within };
+    let revision = question::change_fleet(request).ask(director)?;
     writeln!(out, "{file} is in etcd, as revision {revision}")?;
     let all_run = await_directors(director, |report| report.wanted() == Some(revision), out)?;
     if let Some(seconds) = arguments.confirm_within {

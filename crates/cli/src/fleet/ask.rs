@@ -12,14 +12,13 @@ use xvs_model::report::fleet::{FleetDirector, FleetReport};
 
 /// How long directors have to run or refuse rules.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Interval of looking at them.
+/// Time between two requests for their state.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The director's report about its fleet.
 pub(super) fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
-    let status = question::status().ask(director)?;
-    let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";
-    Ok(status.fleet.ok_or(none)?)
+    let fleet = question::status().ask(director)?.fleet;
+    Ok(fleet.ok_or("this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md")?)
 }
 
 /// Waits until every director runs, or has refused, the rules in etcd, and prints which. `is_seen`: whether the local
@@ -33,8 +32,8 @@ pub(super) fn await_directors(
     let report = loop {
         let report = report(director)?;
         let wanted = report.wanted();
-        let mut directors = report.directors.iter();
-        let have_decided = directors.all(|one| runs(one, wanted) || refused(one, wanted).is_some());
+        let have_decided =
+            report.directors.iter().all(|one| runs(one, wanted) || refused(one, wanted).is_some());
         if is_seen(&report) && have_decided || Instant::now() > end {
             break report;
         }
@@ -65,6 +64,5 @@ fn runs(director: &FleetDirector, revision: Option<u64>) -> bool {
 }
 
 pub(super) fn refused(director: &FleetDirector, revision: Option<u64>) -> Option<&ForeignText> {
-    let refused = director.refused.as_ref().filter(|refused| Some(refused.revision) == revision);
-    refused.map(|refused| &refused.why)
+    director.refused.as_ref().filter(|refused| Some(refused.revision) == revision).map(|refused| &refused.why)
 }

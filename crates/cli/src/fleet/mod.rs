@@ -49,17 +49,21 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// The line about this director, for `xvs status`.
 pub(crate) fn summary(report: &FleetReport) -> String {
-    let own = report.directors.iter().find(|director| director.name.raw() == report.director);
-    let runs = own.and_then(|own| own.runs.as_ref());
-    let runs = runs.map_or("no rules".to_owned(), |runs| format!("rules of revision {}", runs.revision));
+    let FleetReport { director, fleet, .. } = report;
+    if report.etcd.is_none() {
+        return format!("{director} of {fleet}: etcd has not answered yet");
+    }
+    let rules = report
+        .directors
+        .iter()
+        .find(|one| one.name.raw() == *director)
+        .and_then(|own| own.runs.as_ref())
+        .map_or("no rules".to_owned(), |runs| format!("rules of revision {}", runs.revision));
     let others = match report.directors.len().saturating_sub(1) {
-        _ if report.etcd.is_none() => {
-            return format!("{} of {}: etcd has not answered yet", report.director, report.fleet);
-        }
         0 => "no other director".to_owned(),
         others => counted(others as u64, "other director", "other directors"),
     };
-    format!("{} of {}: {runs} of etcd, {others}", report.director, report.fleet)
+    format!("{director} of {fleet}: {rules} of etcd, {others}")
 }
 
 /// Whether etcd answers, nothing is warned of, and each director runs exactly the newest rules.
@@ -85,19 +89,19 @@ fn screen(report: &FleetReport) -> String {
         "Director", "Rules", "Services", "Servers", "Digest", "Conns", "CPS", "InPPS"
     ));
     let differing = report.differing();
-    for (place, director) in directors.iter().enumerate() {
+    for (index, director) in directors.iter().enumerate() {
         let FleetDirector { name, runs, services, destinations, digest, connections, rates, .. } = director;
         let revision = runs.as_ref().map_or("none".to_owned(), |runs| runs.revision.to_string());
         lines.push(format!(
             "{name:<20} {revision:>8} {services:>8} {destinations:>8} {digest:>16} {connections:>7} {:>7} {:>7}\n",
             rates.connections, rates.in_packets
         ));
-        let differs = differing.contains(&place).then(|| {
-            "its services differ from those of directors with the same rules: compare `xvsadm -Sn` there"
-                .to_owned()
-        });
-        for fault in report.faults(director).into_iter().chain(differs) {
-            lines.push(line("", &fault));
+        lines.extend(report.faults(director).iter().map(|fault| line("", fault)));
+        if differing.contains(&index) {
+            lines.push(line(
+                "",
+                "its services differ from those of directors with the same rules: compare `xvsadm -Sn` there",
+            ));
         }
     }
     lines.concat()

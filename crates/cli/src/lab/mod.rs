@@ -19,7 +19,7 @@ use crate::output::exit::{DONE, Done, FAILED, complaint};
 /// The arguments of `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Use the settings under ipvs and feedback of this xvs.toml [default: those of the kernel's IPVS]
+    /// Use the sections ipvs and feedback of this xvs.toml [default: the settings of the kernel's IPVS]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -179,15 +179,16 @@ impl Lab {
     fn vlan(&mut self, name: &str, id: u16, over: &str, addresses: &[String]) -> Answer {
         let addresses = with_lengths(addresses)?;
         self.change(|network| {
-            let below = network.link_named(over).map(|below| (below.mac, below.mtu)).unwrap_or_default();
-            network.add_link(name, below.0, &addresses, below.1)?;
+            let (mac, mtu) = network.link_named(over).map(|below| (below.mac, below.mtu)).unwrap_or_default();
+            network.add_link(name, mac, &addresses, mtu)?;
             network.make_vlan(name, id, over)
         })
     }
 
     fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Answer {
-        let dest = if route == "default" { "0.0.0.0/0" } else { route };
-        let dest = dest.parse().map_err(|error| format!("route {route}: {error}"))?;
+        let dest = if route == "default" { "0.0.0.0/0" } else { route }
+            .parse()
+            .map_err(|error| format!("route {route}: {error}"))?;
         self.change(|network| network.add_route(dest, Some(via), link))
     }
 
@@ -221,8 +222,7 @@ impl Lab {
         let bytes =
             hexadecimal::decode(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
         self.director.burst(link, [bytes.as_slice()])?;
-        let verdict = self.director.verdict().ok_or("the frame did not come in")?;
-        let (name, reason) = match verdict {
+        let (name, reason) = match self.director.verdict().ok_or("the frame did not come in")? {
             Verdict::Transmit(link) if link.is_own() => ("pass", None),
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
@@ -230,8 +230,8 @@ impl Lab {
             Verdict::Waiting(_) => ("consumed", Some(DropReason::NoNeighbour.name())),
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
-        let answer = json!({ "verdict": name, "tx": self.transmitted(), "reason": reason });
-        Ok(self.with_sync(answer))
+        let transmitted = self.transmitted();
+        Ok(self.with_sync(json!({ "verdict": name, "tx": transmitted, "reason": reason })))
     }
 
     fn receive_sync(&mut self, payload: &str, link: &str) -> Answer {
@@ -252,17 +252,19 @@ impl Lab {
             return Err(format!("advance: {seconds} is not a number of seconds that can pass").into());
         }
         self.director.advance(Duration::from_secs_f64(seconds))?;
-        let answer = json!({ "ok": true, "tx": self.transmitted() });
-        Ok(self.with_sync(answer))
+        let transmitted = self.transmitted();
+        Ok(self.with_sync(json!({ "ok": true, "tx": transmitted })))
     }
 
     /// Adds the messages that the master daemon has sent, while one runs.
     fn with_sync(&mut self, mut answer: Value) -> Value {
         if let Some(messages) = self.director.sync_messages() {
-            let shown = messages.iter().map(|SyncMessage { link, port, payload }| {
-                json!({ "link": link, "port": port, "payload": hexadecimal::encode(payload) })
-            });
-            answer["sync"] = shown.collect();
+            answer["sync"] = messages
+                .iter()
+                .map(|SyncMessage { link, port, payload }| {
+                    json!({ "link": link, "port": port, "payload": hexadecimal::encode(payload) })
+                })
+                .collect();
         }
         answer
     }
@@ -293,10 +295,11 @@ fn with_lengths(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Box<dyn Error>> {
     texts
         .iter()
         .map(|text| {
-            let parts =
-                text.split_once('/').and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)));
-            let needed = "an address with a prefix length like 10.0.0.1/24 is needed";
-            parts.ok_or_else(|| format!("{text}: {needed}").into())
+            text.split_once('/')
+                .and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)))
+                .ok_or_else(|| {
+                    format!("{text}: an address with a prefix length like 10.0.0.1/24 is needed").into()
+                })
         })
         .collect()
 }

@@ -5,7 +5,6 @@ pub(crate) mod confirm;
 pub(crate) mod plan;
 
 use std::error::Error;
-use std::io::Read;
 use std::path::Path;
 use std::{fs, io};
 
@@ -29,23 +28,20 @@ pub(crate) fn to_apply(file: &Path) -> Result<(String, Vec<Command>), Box<dyn Er
     let text = text(file)?;
     let (commands, _) = rules(file, &text)?;
     if commands.is_empty() {
-        let step = "to delete all services, write the line -C into it";
-        return Err(format!("{} has no rules, so nothing was changed; {step}", file.display()).into());
+        return Err(format!(
+            "{} has no rules, so nothing was changed; to delete all services, write the line -C into it",
+            file.display()
+        )
+        .into());
     }
     Ok((text, commands))
 }
 
 pub(crate) fn listed(file: &Path, faults: &[Fault]) -> String {
-    let lines: Vec<_> = faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
-    lines.join("\n")
+    faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn text(file: &Path) -> Result<String, Box<dyn Error>> {
-    let mut text = String::new();
-    let read = match file.as_os_str() == "-" {
-        true => io::stdin().read_to_string(&mut text).map(|_| ()),
-        false => fs::read_to_string(file).map(|read| text = read),
-    };
-    read.map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(text)
+    if file.as_os_str() == "-" { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) }
+        .map_err(|error| format!("{}: {error}", file.display()).into())
 }

@@ -149,30 +149,34 @@ impl Drain<'_> {
         let former = (row.weight_in_force != Weight(0)).then(|| row.options.clone());
         self.quiesce(former.as_ref())?;
         if row.persistent > 0 {
-            let clients = counted(row.persistent.into(), "client is", "clients are");
-            let still = "and still forwarded to it, unless expire_quiescent_template is 1 (`xvs set`)";
-            writeln!(self.out, "{clients} remembered by persistence, {still}")?;
+            writeln!(
+                self.out,
+                "{} remembered by persistence, and still forwarded to it, unless expire_quiescent_template \
+                 is 1 (`xvs set`)",
+                counted(row.persistent.into(), "client is", "clients are")
+            )?;
         }
         let mut waited = Duration::ZERO;
-        let mut is_told = self.waits_for == WaitsFor::Active;
+        let mut is_announced = self.waits_for == WaitsFor::Active;
         let (ended, left) = loop {
             row = self.row()?;
             if row.active + row.inactive == 0 {
                 break ("drained: no connection is left".to_owned(), Left::Nothing);
             }
             if row.active == 0 && self.waits_for == WaitsFor::Active {
-                let end = format!(
-                    "drained: no connection is active; {} inactive expire by themselves",
-                    row.inactive
+                let inactive = row.inactive;
+                break (
+                    format!("drained: no connection is active; {inactive} inactive expire by themselves"),
+                    Left::Nothing,
                 );
-                break (end, Left::Nothing);
             }
-            if row.active == 0 && !is_told {
-                is_told = true;
+            if row.active == 0 && !is_announced {
+                is_announced = true;
                 self.clear()?;
                 writeln!(
                     self.out,
-                    "waiting for inactive connections (closed ones stay for two minutes, UDP for its timeout); --active does not"
+                    "waiting for inactive connections (closed ones stay for two minutes, UDP for its \
+                     timeout); --active does not"
                 )?;
             }
             if row.weight_in_force != Weight(0) {
@@ -212,8 +216,9 @@ impl Drain<'_> {
     /// The row of the service and the row of the real server.
     fn rows(&mut self) -> Result<(ServiceRow, DestinationRow), Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
-        let rows = question::service(service).ask(self.director)?;
-        rows.into_iter()
+        question::service(service)
+            .ask(self.director)?
+            .into_iter()
             .find_map(|listed| {
                 let row = listed.destinations.iter().find(|row| row.endpoint == endpoint)?.clone();
                 Some((listed, row))
@@ -245,8 +250,11 @@ impl Drain<'_> {
     fn reset_connections(&mut self) -> Done {
         let Ended { ended, marked } =
             question::reset_connections(self.filter(Kind::Connections)).ask(self.director)?;
-        let marked = counted(marked, "connection is reset at its", "connections are reset at their");
-        writeln!(self.out, "{marked} next packet")?;
+        writeln!(
+            self.out,
+            "{} next packet",
+            counted(marked, "connection is reset at its", "connections are reset at their")
+        )?;
         if ended > 0 { self.print_ended(Kind::Connections, ended) } else { Ok(DONE) }
     }
 
@@ -303,7 +311,8 @@ impl Drain<'_> {
             let disable = xvs_ipvsadm::command_line(&Command::Add(Rule::Disabled(disabled)));
             writeln!(
                 self.out,
-                "{file} has this service: its checks and `xvs reload` may restore the weight; `{disable}` lasts"
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `{disable}` \
+                 lasts"
             )?;
         }
         Ok(DONE)
@@ -541,12 +550,12 @@ mod tests {
 
     #[test]
     fn drain_warns_if_keepalived_conf_has_the_service_and_not_otherwise() {
-        for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
+        for (address, is_announced) in [("192.0.2.1", true), ("192.0.2.2", false)] {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
             let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80 -t 192.0.2.1:80` lasts\n";
-            assert_eq!(told.contains(wanted), is_told, "{told}");
+            assert_eq!(told.contains(wanted), is_announced, "{told}");
         }
     }
 

@@ -57,8 +57,9 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if is_well { DONE } else { FAILED })
 }
 
-const NOTHING_CHECKED: &str = "xvsd runs no checks: it has no keepalived.conf; name one by `xvsd --keepalived FILE`, \
-                               or as `file` under [keepalived] in xvs.toml, and restart it";
+const NOTHING_CHECKED: &str = "xvsd runs no checks: it has no keepalived.conf; name one by `xvsd \
+                               --keepalived FILE`, or as `file` under [keepalived] in xvs.toml, and restart \
+                               it";
 
 fn is_like(server: &VirtualServerHealth, text: &str) -> bool {
     server.services.iter().chain([&server.name]).any(|name| name.contains(text))
@@ -86,9 +87,8 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
         text += &line("drift", "services of the file were changed by hand; these commands undo it:");
         report.drift.iter().for_each(|command| text += &format!("  {command}\n"));
     }
-    let rows: Vec<_> =
-        report.virtual_servers.iter().flat_map(|server| virtual_server(server, now_millis)).collect();
-    text + &table(&rows)
+    let servers = report.virtual_servers.iter();
+    text + &table(&servers.flat_map(|server| virtual_server(server, now_millis)).collect::<Vec<_>>())
 }
 
 /// The number of real servers that are up and of virtual servers that have their quorum, as text.
@@ -120,22 +120,22 @@ fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
         0 => String::new(),
         hysteresis => format!(", hysteresis {hysteresis}"),
     };
-    let head = Row {
+    let mut rows = vec![Row {
         indent: 0,
         what: server.title().to_owned(),
         state: if server.is_well { "well" } else { "no quorum" }.to_owned(),
         since: ago(server.since_millis, now_millis),
         more: format!("weight {}, quorum {}{hysteresis}{services}", server.live_weight, server.quorum),
-    };
-    let sorry = server.sorry_server.as_ref().map(|SorryServerHealth { endpoint, serves }| Row {
+    }];
+    rows.extend(server.real_servers.iter().flat_map(|server| real_server(server, now_millis)));
+    rows.extend(server.sorry_server.as_ref().map(|SorryServerHealth { endpoint, serves }| Row {
         indent: 2,
         what: endpoint.clone(),
         state: if *serves { "serving" } else { "standby" }.to_owned(),
         since: String::new(),
         more: "sorry server".to_owned(),
-    });
-    let servers = server.real_servers.iter().flat_map(|server| real_server(server, now_millis));
-    [head].into_iter().chain(servers).chain(sorry).collect()
+    }));
+    rows
 }
 
 fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
@@ -144,51 +144,59 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
         connections => format!(", {connections} connections, none answered"),
     };
     let unchecked = if server.checks.is_empty() { ", no check" } else { "" };
-    let head = Row {
+    let mut rows = vec![Row {
         indent: 2,
         what: server.name().to_owned(),
         state: if server.is_up { "up" } else { "down" }.to_owned(),
         since: ago(server.since_millis, now_millis),
         more: weights(&server.weights) + unchecked + &unanswered,
-    };
-    let checks = server.checks.iter().flat_map(|one| check(one, now_millis));
-    [head].into_iter().chain(checks).collect()
+    }];
+    rows.extend(server.checks.iter().flat_map(|one| check(one, now_millis)));
+    rows
 }
 
 /// A check, its agent's last answer and its last failure.
-fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
-    let next = check
-        .next_millis
-        .map(|next| next.saturating_sub(now_millis).div_ceil(1000))
-        .map(|seconds| format!("next in {seconds} s"));
-    let more: Vec<_> =
-        check.not_run.as_ref().map(|_| "cannot run".to_owned()).into_iter().chain(next).collect();
-    let head = Row {
+fn check(check: &CheckHealth, now_millis: u64) -> Vec<Row> {
+    let mut more = Vec::new();
+    if check.not_run.is_some() {
+        more.push("cannot run".to_owned());
+    }
+    if let Some(next) = check.next_millis {
+        more.push(format!("next in {} s", next.saturating_sub(now_millis).div_ceil(1000)));
+    }
+    let mut rows = vec![Row {
         indent: 4,
         what: check.probe.clone(),
         state: check.state.to_string(),
         since: ago(check.since_millis, now_millis),
         more: more.join(", "),
-    };
+    }];
     let answer = check.agent.as_ref().map(|agent| (answer(agent), agent.at_millis));
-    let error = check.last_error.as_ref().map(|error| (error.what.clone(), error.at_millis));
-    // An answer that takes the server down is the error too.
-    let error = error.filter(|(what, _)| answer.as_ref().is_none_or(|(answer, _)| !answer.starts_with(what)));
-    let said = answer.into_iter().chain(error).map(move |(what, at_millis)| Row {
+    let error = check
+        .last_error
+        .as_ref()
+        .map(|error| (error.what.clone(), error.at_millis))
+        // An answer that takes the server down is the error too.
+        .filter(|(what, _)| answer.as_ref().is_none_or(|(answer, _)| !answer.starts_with(what)));
+    rows.extend(answer.into_iter().chain(error).map(|(what, at_millis)| Row {
         indent: 6,
         what: format!("{} ago: {what}", ago(at_millis, now_millis)),
         ..Row::default()
-    });
-    [head].into_iter().chain(said)
+    }));
+    rows
 }
 
 /// An agent's last answer, and what follows from it and those before.
 fn answer(agent: &AgentHealth) -> String {
     let AgentHealth { answer, weight_percent, mode, excessive_percent, .. } = agent;
-    let most = if excessive_percent.is_some() { ", the most that counts" } else { "" };
-    let share = (*weight_percent != 100).then(|| format!("{weight_percent} % of the weight{most}"));
-    let effects: Vec<_> =
-        (*mode != AgentMode::Ready).then(|| mode.to_string()).into_iter().chain(share).collect();
+    let mut effects = Vec::new();
+    if *mode != AgentMode::Ready {
+        effects.push(mode.to_string());
+    }
+    if *weight_percent != 100 {
+        let most = if excessive_percent.is_some() { ", the most that counts" } else { "" };
+        effects.push(format!("{weight_percent} % of the weight{most}"));
+    }
     let colon = if effects.is_empty() { "" } else { ": " };
     format!("the agent says `{answer}`{colon}{}", effects.join(", "))
 }
@@ -196,18 +204,26 @@ fn answer(agent: &AgentHealth) -> String {
 /// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
     let Weights { operator, health, feedback, in_force, slow_start_percent, disabled } = *weights;
-    let parts = [
-        health.filter(|weight| *weight != operator).map(|weight| format!(", {weight} by health")),
-        feedback.map(|weight| format!(", {weight} by load")),
-        disabled.then(|| ", disabled".to_owned()),
-        slow_start_percent.map(|percent| format!(", slow start: {percent} % of its share")),
-        match in_force {
-            None => Some(", absent".to_owned()),
-            Some(0) if disabled => None,
-            Some(weight) => (feedback.or(health) != Some(weight)).then(|| format!(", {weight} in force")),
-        },
-    ];
-    format!("weight {operator}{}", parts.into_iter().flatten().collect::<String>())
+    let mut text = format!("weight {operator}");
+    if let Some(weight) = health.filter(|weight| *weight != operator) {
+        text += &format!(", {weight} by health");
+    }
+    if let Some(weight) = feedback {
+        text += &format!(", {weight} by load");
+    }
+    if disabled {
+        text += ", disabled";
+    }
+    if let Some(percent) = slow_start_percent {
+        text += &format!(", slow start: {percent} % of its share");
+    }
+    match in_force {
+        None => text += ", absent",
+        Some(0) if disabled => {}
+        Some(weight) if feedback.or(health) == Some(weight) => {}
+        Some(weight) => text += &format!(", {weight} in force"),
+    }
+    text
 }
 
 /// Rows in columns, with an empty line before each virtual server. A text too long for its column gets a line to

@@ -44,8 +44,7 @@ pub(crate) fn run(
         Change::Enable => Command::Delete(Object::Disabled(servers)),
     };
     question::change(command).ask(director)?;
-    let concerned = report(servers, director, out)?;
-    if concerned == 0 {
+    if report(servers, director, out)? == 0 {
         let (service, word) = match change {
             Change::Disable => ("it is disabled in any that gets it", "disabled"),
             Change::Enable => ("it gets connections in any that gets it", "enabled"),
@@ -57,14 +56,15 @@ pub(crate) fn run(
 
 /// Prints a line for each real server that is concerned, and returns their number.
 fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -> Result<usize, Failure> {
-    let services = question::services().ask(director)?;
     let mut lines = Vec::new();
-    for service in services {
+    for service in question::services().ask(director)? {
         for row in service.destinations.iter().filter(|row| servers.includes(service.key, row.endpoint)) {
             let (configured, in_force) = (row.options.weight.0, row.weight_in_force.0);
             let active = counted(row.active.into(), "active connection", "active connections");
-            let refused = refused_by_hash(&service).filter(|_| in_force == 0);
-            let refused = refused.map_or_else(String::new, |refused| format!("; {refused}"));
+            let refused = refused_by_hash(&service)
+                .filter(|_| in_force == 0)
+                .map(|refused| format!("; {refused}"))
+                .unwrap_or_default();
             lines.push(format!(
                 "real server {} of {}: weight {configured}, {in_force} in force; {active}{refused}",
                 row.endpoint, service.key

@@ -12,8 +12,8 @@ use xvs_model::report::listing::ServiceRow;
 fn refused_by_hash(service: &ServiceRow) -> Option<String> {
     let rule = xvs_ipvsadm::service_line(&service.key, &service.options);
     let command = xvs_ipvsadm::fallback_command(&rule).filter(|_| service.destinations.len() > 1)?;
-    let scheduler = &service.options.scheduler;
     Some(format!(
-        "new clients that {scheduler} leads to it are refused meanwhile; `{command}` gives them another"
+        "new clients that {} leads to it are refused meanwhile; `{command}` gives them another",
+        service.options.scheduler
     ))
 }
