@@ -150,8 +150,10 @@ pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result
 
 /// The value of `--client-address`.
 pub(super) fn client_address(text: &str) -> Result<ClientAddress, &'static str> {
-    let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
-    all.into_iter().find(|known| known.name() == text).ok_or("client-address takes hidden, proxy or toa")
+    [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa]
+        .into_iter()
+        .find(|known| known.name() == text)
+        .ok_or("client-address takes hidden, proxy or toa")
 }
 
 /// The value of `--syn-proxy`.
@@ -214,8 +216,10 @@ impl Draft {
             CommandName::StopDaemon => "illegal start_daemon specified",
             _ => return Ok(draft),
         };
-        let role = [SyncRole::Master, SyncRole::Backup].into_iter().find(|role| Some(role.name()) == value);
-        draft.daemon.role = role.ok_or_else(|| LineError::usage(illegal))?;
+        draft.daemon.role = [SyncRole::Master, SyncRole::Backup]
+            .into_iter()
+            .find(|role| Some(role.name()) == value)
+            .ok_or_else(|| LineError::usage(illegal))?;
         Ok(draft)
     }
 
@@ -234,8 +238,7 @@ impl Draft {
         match entry.option {
             OptionName::Address(protocol) => self.virtual_address(protocol, text, resolver)?,
             OptionName::Mark => {
-                let mark = number(text, 1..=u32::MAX);
-                self.mark = Some(mark.ok_or_else(|| invalid("fwmark value", text))?);
+                self.mark = Some(number(text, 1..=u32::MAX).ok_or_else(|| invalid("fwmark value", text))?);
                 self.protocol = Some(Protocol::TCP);
             }
             OptionName::V6 if self.mark.is_none() => return Err(LineError::usage("-6 used before -f\n")),
@@ -249,12 +252,11 @@ impl Draft {
                 self.service.persistence_engine = Some(name).filter(|name| !name.is_empty());
             }
             OptionName::Persistent => {
-                let seconds = match argument {
-                    Some(text) => number(text, 1..=Timeouts::MAX_SECONDS),
-                    None => Some(DEFAULT_PERSISTENCE_SECONDS),
-                };
-                let seconds = seconds.ok_or_else(|| invalid("timeout value", text))?;
-                self.service.persistence_timeout_seconds = Some(seconds);
+                self.service.persistence_timeout_seconds = Some(match argument {
+                    Some(text) => number(text, 1..=Timeouts::MAX_SECONDS)
+                        .ok_or_else(|| invalid("timeout value", text))?,
+                    None => DEFAULT_PERSISTENCE_SECONDS,
+                });
             }
             OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
             OptionName::Flags => text.clone_into(&mut self.flags),

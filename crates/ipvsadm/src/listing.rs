@@ -8,7 +8,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use xvs_model::config::destination::{Tunnel, TunnelChecksum};
+use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::service::Netmask;
 use xvs_model::config::service_option::inet_ntop;
 use xvs_model::config::sync_daemon::SyncDaemon;
@@ -47,16 +47,17 @@ impl Session<'_> {
                     return self.json(&timeouts);
                 }
                 let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
-                let line = format!("Timeout (tcp tcpfin udp): {tcp_seconds} {tcp_fin_seconds} {udp_seconds}");
-                Ok(writeln!(self.out, "{line}")?)
+                Ok(writeln!(
+                    self.out,
+                    "Timeout (tcp tcpfin udp): {tcp_seconds} {tcp_fin_seconds} {udp_seconds}"
+                )?)
             }
             Subject::Daemons => {
                 let daemons = self.ask(question::daemons())?;
                 if self.format == Format::Json {
                     return self.json(&daemons);
                 }
-                let text: String = daemons.iter().map(daemon_line).collect();
-                Ok(self.out.write_all(text.as_bytes())?)
+                Ok(self.out.write_all(daemons.iter().map(daemon_line).collect::<String>().as_bytes())?)
             }
         }
     }
@@ -95,8 +96,7 @@ impl Session<'_> {
         let names = Naming::of(list.names, self.resolver);
         self.out.write_all(title(list.columns).as_bytes())?;
         for row in rows {
-            let line = service_line(row, list, &names);
-            self.out.write_all(line.as_bytes())?;
+            self.out.write_all(service_line(row, list, &names).as_bytes())?;
             for dest in &row.destinations {
                 self.out.write_all(destination_line(&row.key, dest, list, &names).as_bytes())?;
             }
@@ -107,13 +107,12 @@ impl Session<'_> {
     fn connections(&mut self, names: Names, engines: Engines) -> Result<(), LineError> {
         let (format, out) = (self.format, &mut *self.out);
         let names = Naming::of(names, self.resolver);
-        let head = match format {
+        let mut head = Some(match format {
             Format::Text => connections_title(engines),
             Format::Json => "[".to_owned(),
-        };
-        let mut head = Some(head);
+        });
         let mut separator = "\n";
-        let listed = self.director.connections(&mut |row| {
+        let list_row = &mut |row: ConnectionRow| {
             // The title waits for the first row: a refused listing prints none.
             if let Some(head) = head.take() {
                 out.write_all(head.as_bytes())?;
@@ -126,8 +125,8 @@ impl Session<'_> {
                     serde_json::to_writer(&mut *out, &row).map_err(io::Error::from)
                 }
             }
-        });
-        listed.map_err(|failure| LineError::listing(&failure))?;
+        };
+        self.director.connections(list_row).map_err(|failure| LineError::listing(&failure))?;
         out.write_all(head.take().unwrap_or_default().as_bytes())?;
         if format == Format::Json {
             out.write_all(b"\n]\n")?;
@@ -153,8 +152,8 @@ impl<'a> Naming<'a> {
             .0
             .zip(protocol)
             .filter(|_| endpoint.port != 0)
-            .and_then(|(resolver, protocol)| resolver.port_name(endpoint.port, protocol));
-        let port = port.unwrap_or_else(|| endpoint.port.to_string());
+            .and_then(|(resolver, protocol)| resolver.port_name(endpoint.port, protocol))
+            .unwrap_or_else(|| endpoint.port.to_string());
         match endpoint.addr {
             IpAddr::V4(addr) => format!("{}:{port}", host.unwrap_or_else(|| addr.to_string())),
             IpAddr::V6(addr) => format!("[{}]:{port}", host.unwrap_or_else(|| inet_ntop(addr))),
@@ -243,32 +242,29 @@ pub(super) fn netmask(mask: Netmask) -> String {
 
 fn destination_line(service: &ServiceKey, row: &DestinationRow, list: &List, names: &Naming<'_>) -> String {
     let name = cut(names.destination(service, row.endpoint), service.family(), 28);
-    let name = format!("  -> {name:<28}");
     let method = row.options.method.listed();
     let (weight, active, inactive) = (row.weight_in_force.0, row.active, row.inactive);
     let columns = match list.columns {
         Columns::Plain => format!(" {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
         Columns::Tunnels => {
-            let tunnel = tunnel_info(row);
-            format!(" {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
+            format!(" {method:<7} {:<13} {weight:<6} {active:<10} {inactive:<10}", tunnel_info(row))
         }
         Columns::Stats => stats(&row.stats, list.numbers),
         Columns::Rates => {
             let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
             // ipvsadm scales only the byte rates of a destination.
-            let (into, out) = (large(in_bytes, list.numbers), large(out_bytes, list.numbers));
-            format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{into}{out}")
+            let bytes = [in_bytes, out_bytes].map(|number| large(number, list.numbers)).concat();
+            format!(" {connections:>8} {in_packets:>8} {out_packets:>8}{bytes}")
         }
         Columns::Thresholds => {
-            let (upper, lower) = (row.options.upper_threshold, row.options.lower_threshold);
-            format!(" {upper:<10} {lower:<10} {active:<10} {inactive:<10}")
+            let DestinationOptions { upper_threshold, lower_threshold, .. } = row.options;
+            format!(" {upper_threshold:<10} {lower_threshold:<10} {active:<10} {inactive:<10}")
         }
         Columns::Persistent => {
-            let templates = row.persistent;
-            format!(" {weight:<9} {templates:<11} {active:<10} {inactive:<10}")
+            format!(" {weight:<9} {:<11} {active:<10} {inactive:<10}", row.persistent)
         }
     };
-    format!("{name}{columns}\n")
+    format!("  -> {name:<28}{columns}\n")
 }
 
 fn tunnel_info(row: &DestinationRow) -> String {
@@ -342,11 +338,10 @@ fn connection_line(row: &ConnectionRow, engines: Engines, names: &Naming<'_>) ->
 
 fn daemon_line(daemon: &SyncDaemon) -> String {
     let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers } = daemon;
-    let role = role.name();
     let to = if peers.is_empty() { format!("group={group}") } else { format!("peers={}", joined(peers)) };
     format!(
-        "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len_bytes}, {to}, port={port}, \
-         ttl={ttl})\n"
+        "{} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len_bytes}, {to}, port={port}, ttl={ttl})\n",
+        role.name()
     )
 }
 
@@ -403,9 +398,8 @@ pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64)
         return items;
     }
     let mut sorted = Vec::with_capacity(items.len());
-    let right = merge_sort(items.split_off(items.len() / 2), compare);
-    let (mut left, mut right) =
-        (merge_sort(items, compare).into_iter().peekable(), right.into_iter().peekable());
+    let mut right = merge_sort(items.split_off(items.len() / 2), compare).into_iter().peekable();
+    let mut left = merge_sort(items, compare).into_iter().peekable();
     loop {
         let next = match (left.peek(), right.peek()) {
             (None, None) => return sorted,

@@ -114,13 +114,14 @@ impl Resolver for SystemResolver {
 }
 
 fn name_of(services: &[Service], port: u16, protocol: Protocol) -> Option<String> {
-    let found = services.iter().find(|line| line.port == port && line.protocol == protocol)?;
-    found.names.first().cloned()
+    services.iter().find(|line| line.port == port && line.protocol == protocol)?.names.first().cloned()
 }
 
 fn port_of(services: &[Service], name: &str, protocol: Protocol) -> Option<u16> {
-    let mut lines = services.iter().filter(|line| line.protocol == protocol);
-    lines.find(|line| line.names.iter().any(|known| known == name)).map(|line| line.port)
+    services
+        .iter()
+        .find(|line| line.protocol == protocol && line.names.iter().any(|known| known == name))
+        .map(|line| line.port)
 }
 
 /// The services in lines of `NAME PORT/PROTOCOL ALIAS… # comment`; other lines are skipped (services(5)).

@@ -20,7 +20,7 @@ use xvs_model::objects::Rule;
 use xvs_model::objects::limit::ServiceLimit;
 use xvs_model::objects::local::LocalAddress;
 use xvs_model::protocol::client::Failure;
-use xvs_model::protocol::question::{self, Reply};
+use xvs_model::protocol::question::{self, Reply, RunningRules};
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -39,8 +39,9 @@ impl Session<'_> {
     /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it comes from one
     /// request, so it contains a concurrent change completely or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
-        let running = question::rules().ask(self.director).map_err(|failure| LineError::listing(&failure))?;
-        let rules = [running.rules, running.owned_limits].concat();
+        let RunningRules { mut rules, owned_limits, .. } =
+            question::rules().ask(self.director).map_err(|failure| LineError::listing(&failure))?;
+        rules.extend(owned_limits);
         for line in saved_lines(&rules, &Naming::of(names, self.resolver)) {
             writeln!(self.out, "{line}")?;
         }
@@ -67,17 +68,17 @@ impl Session<'_> {
             if rules == Rules::All && is_comment(&text) {
                 continue;
             }
-            let Some(parsed) = parse(&text, self.resolver) else { continue };
-            let parsed = match parsed {
-                Ok(Parsed::Change(command)) => {
+            let parsed = match parse(&text, self.resolver) {
+                None => continue,
+                Some(Ok(Parsed::Change(command))) => {
                     steps.push(Step::Change(command));
                     continue;
                 }
-                Err(error) if error.on_restore == OnRestore::Continue => {
+                Some(Err(error)) if error.on_restore == OnRestore::Continue => {
                     steps.push(Step::Error(error));
                     continue;
                 }
-                parsed => parsed,
+                Some(parsed) => parsed,
             };
             // A listing has to show the changes of the lines before it, and errors are printed in the order of lines.
             if let ControlFlow::Break(exit) = self.run_steps(&mut steps)? {
@@ -199,10 +200,8 @@ fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) 
         match parse(line, resolver) {
             None => {}
             Some(Ok(Parsed::Change(command))) => rules.push(RuleLine { number, command }),
-            Some(Ok(_)) => {
-                let why = "only what changes services can stand here".to_owned();
-                faults.push(Fault { line: number, why });
-            }
+            Some(Ok(_)) => faults
+                .push(Fault { line: number, why: "only what changes services can stand here".to_owned() }),
             Some(Err(error)) => {
                 let why = match error.text.as_str() {
                     // The advice to try `-h` does not help in a file.
@@ -269,12 +268,13 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
     lines.extend(others);
     for (key, options) in merge_sort(services, &|a, b| compare_services(a.0, b.0)) {
         // IPVS's order: the one added last comes first.
-        let listed = destinations.remove(key).unwrap_or_default().into_iter().rev();
-        let sorted = merge_sort(listed.collect(), &|a, b| compare_endpoints(a.0, b.0));
+        let mut listed = destinations.remove(key).unwrap_or_default();
+        listed.reverse();
         lines.extend(service_lines(key, options, names));
-        lines.extend(sorted.into_iter().map(|(endpoint, options)| {
-            destination_command("-a", key, endpoint, options.method, &destination_rule(options), names)
-        }));
+        for (endpoint, options) in merge_sort(listed, &|a, b| compare_endpoints(a.0, b.0)) {
+            let rule = destination_rule(options);
+            lines.push(destination_command("-a", key, endpoint, options.method, &rule, names));
+        }
     }
     lines.extend(marks);
     lines
@@ -346,9 +346,11 @@ fn destination_command(
     names: &Naming<'_>,
 ) -> String {
     let prefix = if method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
-    let server = names.destination(service, endpoint);
-    let service = service_option(service, names);
-    format!("{prefix}{option} {service} -r {server}{options}")
+    format!(
+        "{prefix}{option} {} -r {}{options}",
+        service_option(service, names),
+        names.destination(service, endpoint)
+    )
 }
 
 /// How a restore treats the present services.

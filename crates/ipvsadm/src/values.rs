@@ -140,12 +140,12 @@ pub fn scheduler_flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, Li
 /// The names of a scheduler's flags in listings. If a scheduler has named flags, its unnamed ones are not listed.
 pub(super) fn flag_names(flags: SchedulerFlags, scheduler: &str) -> String {
     let owner = FLAGS.iter().any(|(owner, ..)| *owner == Some(scheduler)).then_some(scheduler);
-    let names: Vec<&str> = FLAGS
+    FLAGS
         .iter()
         .filter(|(of, _, bit)| *of == owner && flags.0 & bit != 0)
         .map(|(_, name, _)| *name)
-        .collect();
-    names.join(",")
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Each flag's scheduler (`None`: every scheduler), name and bit.
@@ -164,12 +164,8 @@ pub(super) fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&
     let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
         return Err(LineError::usage("--set option requires 3 timeout values"));
     };
-    let timeouts = Timeouts {
-        tcp_seconds: timeout(tcp)?,
-        tcp_fin_seconds: timeout(tcp_fin)?,
-        udp_seconds: timeout(udp)?,
-    };
-    Ok((timeouts, rest))
+    let [tcp_seconds, tcp_fin_seconds, udp_seconds] = [timeout(tcp)?, timeout(tcp_fin)?, timeout(udp)?];
+    Ok((Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }, rest))
 }
 
 fn timeout(text: &str) -> Result<u32, LineError> {
