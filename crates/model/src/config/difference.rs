@@ -8,6 +8,7 @@
 //! one pass over both states, and memory for the services that differ.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::iter;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
@@ -36,11 +37,11 @@ pub fn state_of<T: Into<Command>>(commands: impl IntoIterator<Item = T>) -> Resu
 
 /// The rules that create a state from an empty one, in an order in which each can be added.
 pub fn rules_of(state: &State) -> Vec<Rule> {
-    let mut all = vec![Rule::Timeouts(state.timeouts())];
-    all.extend(rules(state));
-    all.extend(state.marks().iter().cloned().map(Rule::Mark));
-    all.extend(state.daemons().iter().cloned().map(Rule::Daemon));
-    all
+    iter::once(Rule::Timeouts(state.timeouts()))
+        .chain(rules(state))
+        .chain(state.marks().iter().cloned().map(Rule::Mark))
+        .chain(state.daemons().iter().cloned().map(Rule::Daemon))
+        .collect()
 }
 
 /// An object that differs between the running and the wanted state. One of the two sides is there.
@@ -91,9 +92,10 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
 fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     // Usually little of a large configuration differs; a list of all rules would take more memory than both states.
     let before = rules_unlike(running, &wanted.state);
-    let after = rules_unlike(&wanted.state, running);
-    let old = by_object(&before);
-    let mut new = by_object(&after);
+    let mut added = rules_unlike(&wanted.state, running);
+    let mut new = by_object(&added);
+    let old: HashSet<_> = before.iter().map(Rule::object).collect();
+    added.retain(|rule| !old.contains(&rule.object()));
     let mut all = Vec::new();
     for rule in before {
         match new.remove(&rule.object()) {
@@ -101,8 +103,7 @@ fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
-    let added = after.into_iter().filter(|rule| !old.contains_key(&rule.object()));
-    all.extend(added.map(|rule| Difference { before: None, after: Some(Command::Add(rule)) }));
+    all.extend(added.into_iter().map(|rule| Difference { before: None, after: Some(Command::Add(rule)) }));
     all.sort_by_key(Difference::service);
     all.extend(marks(running.marks(), wanted.state.marks()));
     for daemon in wanted.state.daemons() {

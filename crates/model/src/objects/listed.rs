@@ -50,9 +50,12 @@ impl Until {
         if word == "until" {
             return time.parse().map(Self::At).map_err(|_| UntilError::At(time.to_owned()));
         }
-        let seconds =
-            humantime::parse_duration(time).ok().and_then(|time| u32::try_from(time.as_secs()).ok());
-        seconds.filter(|seconds| *seconds > 0).map(Self::In).ok_or_else(|| UntilError::In(time.to_owned()))
+        humantime::parse_duration(time)
+            .ok()
+            .and_then(|time| u32::try_from(time.as_secs()).ok())
+            .filter(|seconds| *seconds > 0)
+            .map(Self::In)
+            .ok_or_else(|| UntilError::In(time.to_owned()))
     }
 }
 
@@ -106,8 +109,8 @@ impl AccessLists {
     /// Changes a list, which is removed if it is empty then.
     pub(super) fn edit(&mut self, key: ListKey, change: impl FnOnce(&mut AccessList)) {
         let lists = Arc::make_mut(&mut self.0);
-        let list = lists.entry(key).or_default();
-        change(Arc::make_mut(list));
+        let list = Arc::make_mut(lists.entry(key).or_default());
+        change(list);
         if list.entries.is_empty() && list.file.is_none() {
             lists.remove(&key);
         }
@@ -115,11 +118,15 @@ impl AccessLists {
 
     /// The entries whose end has come.
     pub fn ended(&self, now_seconds: u64) -> Vec<(ListKey, Prefix)> {
-        let entries = self.iter().flat_map(|(key, list)| list.entries.iter().map(move |entry| (*key, entry)));
-        entries
-            .filter(|(_, (_, until))| until.is_some_and(|until| until <= now_seconds))
-            .map(|(key, (prefix, _))| (key, *prefix))
-            .collect()
+        let mut ended = Vec::new();
+        for (key, list) in self.iter() {
+            for (prefix, until) in &list.entries {
+                if until.is_some_and(|until| until <= now_seconds) {
+                    ended.push((*key, *prefix));
+                }
+            }
+        }
+        ended
     }
 }
 
@@ -160,12 +167,14 @@ impl Noun for Listed {
         if let Some(service) = list.service
             && service.family() != Family::of(prefix.addr())
         {
-            let why = format!("{prefix} is of another family than {service}, which has no such clients");
-            return Err(CommandError::invalid(why));
+            return Err(CommandError::invalid(format!(
+                "{prefix} is of another family than {service}, which has no such clients"
+            )));
         }
         if matches!(until, Some(Until::In(_))) {
-            let why = "a rule has no moment to count from; give its end as `until SECONDS`";
-            return Err(CommandError::invalid(why));
+            return Err(CommandError::invalid(
+                "a rule has no moment to count from; give its end as `until SECONDS`",
+            ));
         }
         let total: usize = all.0.values().map(|list| list.entries.len()).sum();
         let is_new = all.get(list).is_none_or(|list| !list.entries.contains_key(prefix));

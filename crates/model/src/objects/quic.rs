@@ -114,16 +114,11 @@ impl Noun for ServiceQuic {
     }
 
     fn check_delete(&QuicKey { service, object }: &QuicKey, all: &QuicServices) -> Result<(), CommandError> {
-        let quic = all.get(&service);
-        match object {
-            QuicObject::Config { config } => {
-                let is_there = quic.is_some_and(|quic| quic.configs.contains_key(&config));
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchQuic { service, config }) }
-            }
-            QuicObject::ServerId { id } => {
-                let is_there = quic.is_some_and(|quic| quic.servers.contains_key(&id));
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchServerId { service, id }) }
-            }
+        match (object, all.get(&service)) {
+            (QuicObject::Config { config }, Some(quic)) if quic.configs.contains_key(&config) => Ok(()),
+            (QuicObject::ServerId { id }, Some(quic)) if quic.servers.contains_key(&id) => Ok(()),
+            (QuicObject::Config { config }, _) => Err(CommandError::NoSuchQuic { service, config }),
+            (QuicObject::ServerId { id }, _) => Err(CommandError::NoSuchServerId { service, id }),
         }
     }
 
@@ -338,8 +333,7 @@ impl QuicServices {
             }
             () => return self.check_service(service),
         };
-        let why = format!("QUIC configuration {number} of service {service}: {why}");
-        Err(CommandError::invalid(why))
+        Err(CommandError::invalid(format!("QUIC configuration {number} of service {service}: {why}")))
     }
 
     /// Refuses a server ID that another real server of the service has, and one more than fit.
@@ -357,18 +351,19 @@ impl QuicServices {
             }
             None => return Ok(()),
         };
-        let why = format!("server ID {id} for real server {server} of service {service}: {why}");
-        Err(CommandError::invalid(why))
+        Err(CommandError::invalid(format!(
+            "server ID {id} for real server {server} of service {service}: {why}"
+        )))
     }
 
     /// Refuses a service that no QUIC packet belongs to, and one more than fit.
     fn check_service(&self, service: ServiceKey) -> Result<(), CommandError> {
         match service {
             _ if self.0.len() >= SERVICES_MAX && self.get(&service).is_none() => {
-                let why = format!(
-                    "{SERVICES_MAX} services have QUIC configurations already, the largest number; delete those of one"
-                );
-                Err(CommandError::invalid(why))
+                Err(CommandError::invalid(format!(
+                    "{SERVICES_MAX} services have QUIC configurations already, the largest number; delete those of \
+                     one"
+                )))
             }
             ServiceKey::Address { protocol: Protocol::UDP, .. } => Ok(()),
             ServiceKey::Mark { mark, .. } if mark > 0 => Ok(()),
