@@ -90,14 +90,13 @@ struct Line {
 
 /// Runs a command line, without the program's name, on a director in memory; returns its output.
 pub fn output(words: &[String], director: &mut dyn Director) -> Output {
-    let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };
-    let line = match Line::try_parse_from(argv) {
-        Ok(line) => line,
+    let command = match Line::try_parse_from(std::iter::once("xvs").chain(words.iter().map(String::as_str))) {
+        Ok(line) => line.command,
         Err(error) if error.kind() == ErrorKind::InvalidSubcommand => {
             let word = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
-            let line = Line::command();
-            let names: Vec<_> = line.get_subcommands().map(clap::Command::get_name).collect();
+            let program = Line::command();
+            let names: Vec<_> = program.get_subcommands().map(clap::Command::get_name).collect();
             let why =
                 format!("{word}: a director in memory has no such subcommand; it has {}", names.join(", "));
             return failed(MISUSED, complaint(&why));
@@ -105,7 +104,7 @@ pub fn output(words: &[String], director: &mut dyn Director) -> Output {
         Err(error) => return failed(MISUSED, error.to_string()),
     };
     let mut out = Vec::new();
-    match line.command.run(director, &mut out) {
+    match command.run(director, &mut out) {
         Ok(code) => {
             Output { exit: code, stdout: String::from_utf8_lossy(&out).into_owned(), stderr: String::new() }
         }

@@ -2,6 +2,7 @@
 //!
 //! Prints each connection as it arrives, so the whole listing is never in memory. ipvsadm's listing is `xvsadm -Lnc`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::io::{BufWriter, Write};
 
@@ -139,13 +140,14 @@ fn line([protocol, expires, state, client, service, dest, packets, how]: [&str; 
 
 /// A state's name, in letters of either case.
 fn state(text: &str) -> Result<String, String> {
-    let tcp = (0..=TcpState::SynAck as u8).map(|number| TcpState::of(number).name());
-    let sctp = (0..=SctpState::Closed as u8).map(|number| SctpState::of(number).name());
-    let mut known: Vec<_> = tcp.chain(sctp).chain([udp::STATE_NAME, "ASSURED"]).collect();
-    known.sort_unstable();
-    known.dedup();
+    let mut known = BTreeSet::from([udp::STATE_NAME, "ASSURED"]);
+    known.extend((0..=TcpState::SynAck as u8).map(|number| TcpState::of(number).name()));
+    known.extend((0..=SctpState::Closed as u8).map(|number| SctpState::of(number).name()));
     let name = text.to_ascii_uppercase();
-    if known.contains(&name.as_str()) { Ok(name) } else { Err(format!("states are {}", known.join(", "))) }
+    if known.contains(name.as_str()) {
+        return Ok(name);
+    }
+    Err(format!("states are {}", Vec::from_iter(known).join(", ")))
 }
 
 #[cfg(test)]

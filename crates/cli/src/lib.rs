@@ -122,8 +122,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Asking(command) => connected().and_then(|mut client| command.run(&mut client, &mut out)),
     };
-    let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
-    ExitCode::from(done.unwrap_or_else(|error| {
+    ExitCode::from(done.and_then(|code| Ok(out.flush().map(|()| code)?)).unwrap_or_else(|error| {
         let code = match exit_code(&*error) {
             NO_DAEMON if is_monitored => CRITICAL,
             code => code,

@@ -232,9 +232,14 @@ fn offload(status: &OffloadStatus, interfaces: &[InterfaceStatus]) -> Vec<String
 /// The hold, unless there is none.
 fn hold(report: &StatusReport) -> Option<String> {
     let length = Duration::try_from_secs_f64(report.hold_seconds).ok().filter(|length| !length.is_zero())?;
-    let length = humantime::format_duration(length);
-    let held = counted(report.held_packets, "packet", "packets");
-    Some(line("hold", &format!("{length} after the end of xvsd; {held} dropped while none served them")))
+    Some(line(
+        "hold",
+        &format!(
+            "{} after the end of xvsd; {} dropped while none served them",
+            humantime::format_duration(length),
+            counted(report.held_packets, "packet", "packets")
+        ),
+    ))
 }
 
 /// Packets dropped recently.

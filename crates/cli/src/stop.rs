@@ -68,9 +68,9 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + LONGEST_WAIT;
     while process.as_ref().map_or_else(|| listens(socket), |process| !process.has_ended()) {
         if Instant::now() >= until {
-            let seconds = LONGEST_WAIT.as_secs();
             return Err(format!(
-                "xvsd has not ended for {seconds} s; see its log, or `kill -KILL` its process"
+                "xvsd has not ended for {} s; see its log, or `kill -KILL` its process",
+                LONGEST_WAIT.as_secs()
             )
             .into());
         }

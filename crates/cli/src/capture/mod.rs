@@ -98,10 +98,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let stopper = client.stopper()?;
     end_by_signal(client.stopper()?)?;
     if let Some(seconds) = arguments.seconds {
-        let stopper = client.stopper()?;
+        let timer = client.stopper()?;
         spawn("the time limit", move || {
             thread::sleep(Duration::from_secs(seconds));
-            stopper.stop();
+            timer.stop();
         })?;
     }
     let most = arguments.count.unwrap_or(u64::MAX);

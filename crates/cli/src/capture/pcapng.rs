@@ -56,8 +56,11 @@ impl Blocks {
             )))],
             ..SectionHeaderBlock::default()
         };
-        let writer = PcapNgWriter::with_section_header(Vec::new(), section).map_err(other)?;
-        Ok(Self { writer, interfaces: BTreeMap::new(), snap_bytes })
+        Ok(Self {
+            writer: PcapNgWriter::with_section_header(Vec::new(), section).map_err(other)?,
+            interfaces: BTreeMap::new(),
+            snap_bytes,
+        })
     }
 
     /// The whole blocks that were added since the last call.
@@ -117,8 +120,12 @@ impl Blocks {
             };
             self.writer.write_pcapng_block(block).map_err(other)?;
         }
-        let new = Interface { number, frames: 0, first: 0, last: 0 };
-        Ok(self.interfaces.entry(name.to_owned()).or_insert(new))
+        Ok(self.interfaces.entry(name.to_owned()).or_insert(Interface {
+            number,
+            frames: 0,
+            first: 0,
+            last: 0,
+        }))
     }
 
     /// Adds the counts of captured and missed packets of each interface.

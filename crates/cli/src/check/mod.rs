@@ -38,8 +38,8 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
     let content = text(file)?;
     if content.lines().any(|line| line.split_whitespace().next().is_some_and(is_of_keepalived)) {
-        let file = file.display();
-        return Err(format!("{file} is a keepalived.conf; run `xvs check --keepalived {file}`").into());
+        let path = file.display();
+        return Err(format!("{path} is a keepalived.conf; run `xvs check --keepalived {path}`").into());
     }
     let read = read_wanted(&content, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();

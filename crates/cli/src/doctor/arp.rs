@@ -33,8 +33,8 @@ pub(super) fn who_has(
         while let Some(left) = end.checked_duration_since(Instant::now()) {
             let mut received = [0; PACKET_LEN];
             let Some(len) = socket.receive(&mut received, left)? else { break };
-            let answer = sender(&received[..len]);
-            answers.extend(answer.filter(|(addr, by)| addresses.contains(addr) && *by != mac));
+            answers
+                .extend(sender(&received[..len]).filter(|(addr, by)| addresses.contains(addr) && *by != mac));
         }
     }
     answers.sort_unstable();

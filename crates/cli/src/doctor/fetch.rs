@@ -171,8 +171,10 @@ async fn exchange(
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => return Err("it refuses the token; see --token-file".into()),
         StatusCode::MISDIRECTED_REQUEST => {
-            let step = "use its address, or add the name to `status_page_names` there";
-            return Err(format!("it does not know this name; {step}").into());
+            return Err(
+                "it does not know this name; use its address, or add the name to `status_page_names` there"
+                    .into(),
+            );
         }
         StatusCode::NOT_FOUND => {
             return Err("no /status.json there; set `status_page = true` and reload".into());

@@ -267,8 +267,7 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
 }
 
 fn interface(name: String, refused: Option<String>) -> Interface {
-    let device = Device::look(&name).map_err(|error| error.to_string());
-    Interface { name, device, refused }
+    Interface { device: Device::look(&name).map_err(|error| error.to_string()), name, refused }
 }
 
 /// Reads netfilter's rules; without root they cannot be read.

@@ -38,11 +38,10 @@ pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
     let Some(daemon) = &facts.daemon else {
         return vec![subject.ok(format!("{}: checked whether xvsd could start", facts.no_daemon))];
     };
-    let status = subject.clone().seen("xvs status");
     iter::once(
         subject.ok(format!("xvsd {} is running; connection table on {}", daemon.version, daemon.pages)),
     )
-    .chain(daemon.warnings.iter().map(|warning| status.warn(warning)))
+    .chain(daemon.warnings.iter().map(|warning| subject.clone().seen("xvs status").warn(warning)))
     .collect()
 }
 

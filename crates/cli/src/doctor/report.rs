@@ -239,8 +239,11 @@ fn refuse_bonds(network: &Network, name: &str) -> Result<(), Box<dyn Error>> {
         .into());
     }
     if is_bond(link) {
-        let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
-        let member = member.map_or("…", |member| &member.name);
+        let member = network
+            .links
+            .iter()
+            .find(|member| member.master == Some(link.ifindex))
+            .map_or("…", |member| &member.name);
         return Err(format!(
             "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} \
              nomaster`) and name it"

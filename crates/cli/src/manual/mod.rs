@@ -100,9 +100,10 @@ fn page(
 ) -> Result<(), Box<dyn Error>> {
     let path = directory.join(name);
     let mut text = Vec::new();
-    let written = content(&mut text).and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))));
-    // Not an `io::Error`, which would be one of standard output.
-    Ok(written.map_err(|error| format!("{}: {error}", path.display()))?)
+    content(&mut text)
+        .and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))))
+        // Not an `io::Error`, which would be one of standard output.
+        .map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
 /// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.

@@ -33,9 +33,8 @@ pub(super) fn page() -> Roff {
         let text = sections.find(|(title, _)| *title == section).expect("the document has this section").1;
         write_to_end_of_table(&mut roff, text);
     }
-    let documentation = "The documentation that this page names, such as metrics.md.";
     roff.control("SH", ["FILES"]).control("TP", []).text([bold("/usr/share/doc/xvs")]);
-    roff.text([roman(documentation)]);
+    roff.text([roman("The documentation that this page names, such as metrics.md.")]);
     roff.control("SH", ["SEE ALSO"]).text([roman("xvsd(8), xvs(8), xvsadm(8)")]);
     roff
 }

@@ -37,8 +37,7 @@ pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
         None => error.downcast_ref::<io::Error>(),
     };
     // A reader that closes the pipe has read enough.
-    let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-    if enough { DONE } else { FAILED }
+    if printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) { DONE } else { FAILED }
 }
 
 #[cfg(test)]

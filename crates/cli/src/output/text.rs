@@ -12,13 +12,13 @@ pub(crate) fn line(label: &str, text: &str) -> String {
 pub(crate) fn wrapped(before: &str, words: &str, indent: usize, width: usize) -> String {
     let mut text = before.to_owned();
     let mut column = text.chars().count();
-    for (place, word) in words.split(' ').enumerate() {
+    for (index, word) in words.split(' ').enumerate() {
         let length = word.chars().count();
-        if place > 0 && column + 1 + length > width {
+        if index > 0 && column + 1 + length > width {
             text.truncate(text.trim_end_matches(' ').len());
             text += &format!("\n{:indent$}", "");
             column = indent;
-        } else if place > 0 {
+        } else if index > 0 {
             text.push(' ');
             column += 1;
         }
@@ -45,8 +45,10 @@ pub(crate) fn seconds(text: &str) -> Result<u32, &'static str> {
         "m" => 60,
         _ => 1,
     };
-    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(factor));
-    whole
+    number
+        .parse()
+        .ok()
+        .and_then(|number: u32| number.checked_mul(factor))
         .filter(|seconds| (1..=MONTH_SECONDS).contains(seconds))
         .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
 }

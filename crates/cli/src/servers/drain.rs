@@ -302,9 +302,8 @@ impl Drain<'_> {
 
     /// Warns that health checks may restore the weight, if the service comes from keepalived.conf.
     fn warn_of_checks(&mut self) -> Done {
-        let health = question::health().ask(self.director)?;
         let service = self.service.to_string();
-        if let Some(HealthReport { file, virtual_servers, .. }) = health
+        if let Some(HealthReport { file, virtual_servers, .. }) = question::health().ask(self.director)?
             && virtual_servers.iter().any(|server| server.services.contains(&service))
         {
             let disabled = Disabled { server: self.endpoint.into(), service: Some(self.service) };

@@ -52,9 +52,8 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let now_millis = millis_since_1970(SystemTime::now());
     print(&report, arguments.json, |report| screen(report, counts, now_millis), out)?;
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
-    let is_well =
-        real_servers_up == real_servers && virtual_servers_well == virtual_servers && report.drift.is_empty();
-    Ok(if is_well { DONE } else { FAILED })
+    let all_well = real_servers_up == real_servers && virtual_servers_well == virtual_servers;
+    Ok(if all_well && report.drift.is_empty() { DONE } else { FAILED })
 }
 
 const NOTHING_CHECKED: &str = "xvsd runs no checks: it has no keepalived.conf; name one by `xvsd \
@@ -87,8 +86,9 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
         text += &line("drift", "services of the file were changed by hand; these commands undo it:");
         report.drift.iter().for_each(|command| text += &format!("  {command}\n"));
     }
-    let servers = report.virtual_servers.iter();
-    text + &table(&servers.flat_map(|server| virtual_server(server, now_millis)).collect::<Vec<_>>())
+    let rows: Vec<_> =
+        report.virtual_servers.iter().flat_map(|server| virtual_server(server, now_millis)).collect();
+    text + &table(&rows)
 }
 
 /// The number of real servers that are up and of virtual servers that have their quorum, as text.
@@ -231,8 +231,13 @@ fn weights(weights: &Weights) -> String {
 fn table(rows: &[Row]) -> String {
     let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
     // Errors have no maximum length, so they do not widen the column.
-    let label = |row: &Row| if row.state.is_empty() { 0 } else { row.indent + row.what.chars().count() };
-    let label = rows.iter().map(label).filter(|width| *width <= LABEL).max().unwrap_or(0);
+    let label = rows
+        .iter()
+        .filter(|row| !row.state.is_empty())
+        .map(|row| row.indent + row.what.chars().count())
+        .filter(|width| *width <= LABEL)
+        .max()
+        .unwrap_or(0);
     let (state, since) = (width(|row| row.state.len()), width(|row| row.since.len()));
     let behind = label + state + since + 6;
     let mut text = String::new();

@@ -372,7 +372,7 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     rates.into_iter().map(|(rate, reason)| format!("{reason} {}", short(rate))).collect()
 }
 
-/// Dropped packets a second, of all reasons.
+/// Dropped packets a second, for all reasons.
 pub(super) fn drop_rate(before: Option<&Traffic>, now: &Traffic) -> f64 {
     drop_rates(before, now).iter().map(|(rate, _)| rate).sum()
 }
@@ -408,8 +408,7 @@ fn drop_rates(before: Option<&Traffic>, now: &Traffic) -> Vec<(f64, String)> {
 }
 
 fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
-    let passed = before.map_or(0, |before| now.at_millis.saturating_sub(before.at_millis));
-    passed as f64 / 1000.0
+    before.map_or(0, |before| now.at_millis.saturating_sub(before.at_millis)) as f64 / 1000.0
 }
 
 /// As many items as fit, followed by the number of the other items.
