@@ -190,7 +190,7 @@ fn title(columns: Columns) -> String {
 }
 
 fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
-    let name = match row.key {
+    let service = match row.key {
         ServiceKey::Address { protocol, endpoint } => {
             format!("{protocol:<4} {}", names.endpoint(endpoint, Some(protocol)))
         }
@@ -198,7 +198,7 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
         ServiceKey::Mark { mark, family: Family::V4 } => format!("FWM  {}", mark as i32),
         ServiceKey::Mark { mark, family: Family::V6 } => format!("FWM  {} IPv6", mark as i32),
     };
-    let name = cut(name, row.key.family(), 33);
+    let name = cut(service, row.key.family(), 33);
     match list.columns {
         Columns::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
         Columns::Rates => {

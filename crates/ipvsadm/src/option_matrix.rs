@@ -76,19 +76,18 @@ fn check(
         let option = column_name(column);
         match (rule, seen.has_at(column), chosen) {
             (b'+', false, _) => {
-                let text = format!("You need to supply the '{option}' option for the '{name}' {kind}");
-                return Err(LineError::usage(text));
+                return Err(LineError::usage(format!(
+                    "You need to supply the '{option}' option for the '{name}' {kind}"
+                )));
             }
             (b'x', true, _) => {
-                let text = format!("Illegal '{option}' option with the '{name}' {kind}");
-                return Err(LineError::usage(text));
+                return Err(LineError::usage(format!("Illegal '{option}' option with the '{name}' {kind}")));
             }
             (b'1', true, Some(first)) => {
-                let first = column_name(first);
-                let text = format!(
-                    "The option '{option}' conflicts with the '{first}' option in the '{name}' {kind}"
-                );
-                return Err(LineError::usage(text));
+                return Err(LineError::usage(format!(
+                    "The option '{option}' conflicts with the '{}' option in the '{name}' {kind}",
+                    column_name(first)
+                )));
             }
             (b'1', true, None) => chosen = Some(column),
             _ => {}
@@ -99,11 +98,15 @@ fn check(
 
 /// The name of a column in messages: that of its option, unless it has several.
 fn column_name(column: usize) -> &'static str {
-    let several = [(Column::Service, "service-address"), (Column::Method, "forwarding-method")];
-    let several = several.into_iter().find(|(of, _)| *of as usize == column);
-    let mut options = options::all();
-    let option = options.find(|entry| entry.column.is_some_and(|of| of as usize == column));
-    several.map(|(_, name)| name).or(option.map(|entry| entry.name)).unwrap_or_default()
+    if column == Column::Service as usize {
+        return "service-address";
+    }
+    if column == Column::Method as usize {
+        return "forwarding-method";
+    }
+    options::all()
+        .find(|entry| entry.column.is_some_and(|of| of as usize == column))
+        .map_or("", |entry| entry.name)
 }
 
 /// Each command's name and a rule for each column: `+` required, `x` illegal, `1` at most one of these, ` ` allowed.

@@ -44,8 +44,10 @@ impl EntryArgument {
                 "xvs {name} needs a network, or one of its subcommands; `xvs {name} --help`"
             ))
         })?;
-        let until = self.word.as_deref().zip(self.time.as_deref());
-        let until = until
+        let until = self
+            .word
+            .as_deref()
+            .zip(self.time.as_deref())
             .map(|(word, time)| Until::read(word, time))
             .transpose()
             .map_err(|error| LineError::usage(error.to_string()))?;
