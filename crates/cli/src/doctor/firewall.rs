@@ -156,8 +156,12 @@ impl<'a> Walk<'a> {
             Match::OfNew { matches: false, .. } => Extent::None,
             Match::Packet(test) => self.of_test(test),
             Match::Interface(names) => {
-                let is_matched = |interface: &&&str| names.iter().any(|name| is_named(interface, name));
-                match self.attached.iter().filter(is_matched).count() {
+                let matched = self
+                    .attached
+                    .iter()
+                    .filter(|interface| names.iter().any(|name| is_named(interface, name)))
+                    .count();
+                match matched {
                     0 => Extent::None,
                     count if count == self.attached.len() => Extent::All,
                     _ => Extent::Some,

@@ -230,7 +230,6 @@ fn card(facts: &Facts, name: &str) -> Result<Card, Box<dyn Error>> {
 /// Refuses bonds and their members.
 fn refuse_bonds(network: &Network, name: &str) -> Result<(), Box<dyn Error>> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
-    let is_bond = |link: &Link| matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_));
     if let Some(bond) = network.links.iter().find(|bond| is_bond(bond) && link.master == Some(bond.ifindex)) {
         return Err(format!(
             "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
@@ -251,6 +250,10 @@ fn refuse_bonds(network: &Network, name: &str) -> Result<(), Box<dyn Error>> {
         .into());
     }
     Ok(())
+}
+
+fn is_bond(link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_))
 }
 
 /// The model of the first processor; empty: the kernel does not say.

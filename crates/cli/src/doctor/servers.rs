@@ -246,13 +246,12 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
         {
             continue;
         }
-        let is_virtual = |addr| {
-            facts.services.iter().any(|service| {
-            matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr)
-        })
-        };
         let usable = egress
-            .source_of_family(server.endpoint.addr, family, is_virtual)
+            .source_of_family(server.endpoint.addr, family, |addr| {
+                facts.services.iter().any(|service| {
+                    matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr)
+                })
+            })
             .map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
         findings.push(Finding::of(LOCAL, service.key).fail(format!(
             "its real servers by FULLNAT need a local address, and there is none: clients get no answer; \
