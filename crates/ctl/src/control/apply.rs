@@ -30,8 +30,7 @@ use crate::journal::format::Entry;
 const RETRY: Duration = Duration::from_secs(1);
 
 impl<D: Datapath> Control<D> {
-    /// The state that rules want, with what they do not concern as it runs: what health checks own, and with
-    /// `keeps_locals` the local addresses if the rules have none.
+    /// The state that rules want; with `keeps_locals` and the running local addresses if the rules have none.
     ///
     /// # Errors
     /// The faults of the rules.
@@ -39,15 +38,13 @@ impl<D: Datapath> Control<D> {
         let mut wanted = DesiredRules::of(&RuleLine::numbered(rules)).map_err(|faults| {
             CommandError::invalid(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        wanted.keep_running(&self.state, self.owned.services());
-        wanted.keep_limits(&self.state, self.owned.wanted.limits().keys());
         if keeps_locals {
             wanted.keep_locals(&self.state);
         }
         Ok(wanted)
     }
 
-    /// Makes the desired state equal to this one; the reply has the differences.
+    /// Makes the desired state equal to this one, except objects owned by health checks; the reply has the differences.
     ///
     /// # Errors
     /// The first command that is refused, or earlier rules wait to be confirmed; then nothing has changed.
@@ -65,7 +62,8 @@ impl<D: Datapath> Control<D> {
                  `xvs confirm` keeps them, `xvs confirm --take-back` reverts them; those of a fleet: `xvs fleet confirm`"
             )));
         }
-        let differences = differences(&self.state, wanted);
+        let mut differences = differences(&self.state, wanted);
+        differences.retain(|difference| !self.owned.owns(difference.object()));
         let commands = commands_for(&differences);
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
@@ -141,18 +139,9 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Changes the desired state back, and returns the differences made. Refused commands are logged.
-    fn take_back(
-        &mut self,
-        mut unconfirmed: Unconfirmed,
-        now: Millis,
-    ) -> Result<Vec<Difference>, CommandError> {
-        for key in self.owned.services() {
-            unconfirmed.former.set_service(key, unconfirmed.applied.service(&key).cloned());
-        }
-        for key in self.owned.wanted.limits().keys() {
-            unconfirmed.former.set_limit(*key, unconfirmed.applied.limits().get(key).copied());
-        }
+    fn take_back(&mut self, unconfirmed: Unconfirmed, now: Millis) -> Result<Vec<Difference>, CommandError> {
         let (mut differences, left) = reversal(&self.state, &unconfirmed.applied, &unconfirmed.former);
+        differences.retain(|difference| !self.owned.owns(difference.object()));
         if let Err(error) = self.extend_steering(&commands_for(&differences)) {
             // Nothing has changed. Without another attempt the former state would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });

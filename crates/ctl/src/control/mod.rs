@@ -291,11 +291,13 @@ impl<D: Datapath> Control<D> {
                 self.apply(&wanted, *confirm_within_seconds, now)
             }
             ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
-            ControlRequest::Rules => Ok(Reply::Rules(RunningRules {
-                rules: rules_of(&self.owned.without_limits(&self.state)),
-                owned: self.owned.services().collect(),
-                owned_limits: self.owned.limits(&self.state).collect(),
-            })),
+            ControlRequest::Rules => {
+                let (owned_limits, rules) = rules_of(&self.state)
+                    .into_iter()
+                    .partition(|rule| matches!(rule, Rule::Limit(_)) && self.owned.owns(Some(rule.object())));
+                let owned = self.owned.services().collect();
+                Ok(Reply::Rules(RunningRules { rules, owned, owned_limits }))
+            }
             ControlRequest::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),

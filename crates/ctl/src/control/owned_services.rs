@@ -8,8 +8,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::reconcile::Repair;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::objects::limit::ServiceLimit;
-use xvs_model::objects::{Object, Rule};
+use xvs_model::objects::Object;
 use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_sched::ServiceKey;
 
@@ -36,7 +35,7 @@ impl Follow for OwnedServices {
             self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
         }
         let service = change.command.object().and_then(|object| object.owned_with());
-        self.dirty.extend(service.filter(|key| self.owns(key)));
+        self.dirty.extend(service.filter(|key| self.wanted.service(key).is_some()));
     }
 }
 
@@ -46,31 +45,13 @@ impl OwnedServices {
         self.wanted.services().map(|(key, _)| *key)
     }
 
-    /// Whether health checks own this service.
-    pub(super) fn owns(&self, key: &ServiceKey) -> bool {
-        self.wanted.service(key).is_some()
-    }
-
-    /// Whether health checks own what a command configures.
-    pub(super) fn owns_object_of(&self, command: &Command) -> bool {
-        match command.object() {
+    /// Whether health checks own this object: an owned service, one of its destinations, or a wanted limit.
+    pub(super) fn owns(&self, object: Option<Object>) -> bool {
+        match object {
             Some(Object::Limit(key)) => self.wanted.limits().contains_key(&key),
-            object => object.and_then(|object| object.service()).is_some_and(|key| self.owns(&key)),
+            Some(object) => object.service().is_some_and(|key| self.wanted.service(&key).is_some()),
+            None => false,
         }
-    }
-
-    /// A state without the limits that health checks own.
-    pub(super) fn without_limits(&self, state: &State) -> State {
-        let mut state = state.clone();
-        self.wanted.limits().keys().for_each(|key| state.set_limit(*key, None));
-        state
-    }
-
-    /// The limits that health checks own, as they are in a state.
-    pub(super) fn limits(&self, state: &State) -> impl Iterator<Item = Rule> {
-        self.wanted.limits().keys().filter_map(|key| {
-            Some(Rule::Limit(ServiceLimit { service: *key, limit: *state.limits().get(key)? }))
-        })
     }
 
     /// The warnings about refused commands, and about drift.

@@ -24,6 +24,7 @@ use xvs_sched::ServiceKey;
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::control::owned_services::{ORIGIN, OwnedServices};
+use crate::journal::format::Entry;
 
 impl<D: Datapath> Control<D> {
     /// Replaces the wanted state of these services; `None` deletes a service and its destinations, if it is owned.
@@ -38,41 +39,34 @@ impl<D: Datapath> Control<D> {
         scope: ReconcileScope,
         now: Millis,
     ) -> Reconciled {
-        for (key, service) in &wanted {
-            if let Some(service) = service {
-                self.note_owned(*key, service.limit);
-            }
-        }
-        let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let before = owned.wanted.restricted_to(&named);
+        let before = self.owned.wanted.restricted_to(&named);
         for (key, service) in wanted {
-            owned.wanted.set_limit(key, service.as_ref().and_then(|service| service.limit));
-            owned.wanted.set_service(key, service.map(|service| Arc::new(service.into())));
+            self.owned.wanted.set_limit(key, service.as_ref().and_then(|service| service.limit));
+            self.owned.wanted.set_service(key, service.map(|service| Arc::new(service.into())));
         }
         // A service that is not owned is never deleted.
-        named.retain(|key| [&before, &owned.wanted].iter().any(|state| state.service(key).is_some()));
-        let objects = match scope {
+        named.retain(|key| [&before, &self.owned.wanted].iter().any(|state| state.service(key).is_some()));
+        let differences = differences(&before, &DesiredRules::from(self.owned.wanted.restricted_to(&named)));
+        for new in differences.iter().filter(|difference| difference.before.is_none()) {
+            // A service or limit that becomes owned leaves the journal.
+            if let Some(object @ (Object::Service(_) | Object::Limit(_))) = new.object() {
+                let delete = Command::Delete(object);
+                if self.state.check(&delete).is_ok() {
+                    self.note_entry(|| Entry::Change(delete));
+                }
+            }
+        }
+        let changed: BTreeSet<_> = differences.iter().filter_map(Difference::object).collect();
+        match scope {
             ReconcileScope::Everything => {
-                named.extend(owned.services());
-                owned.refused.clear();
-                None
+                named.extend(self.owned.services());
+                self.owned.refused.clear();
             }
-            ReconcileScope::Changes => {
-                let after = DesiredRules::from(owned.wanted.restricted_to(&named));
-                let objects: BTreeSet<_> =
-                    differences(&before, &after).iter().filter_map(Difference::object).collect();
-                owned.refused.retain(|object, _| !objects.contains(object));
-                Some(objects)
-            }
-        };
-        owned.dirty.extend(&named);
-        let ended = before.limits().keys().filter(|key| !owned.wanted.limits().contains_key(key));
-        let mut commands: Vec<_> = ended
-            .filter(|key| self.state.limits().contains_key(key))
-            .map(|key| Command::Delete(Object::Limit(*key)))
-            .collect();
-        commands.extend(self.restoring_commands(&named, objects.as_ref()));
+            ReconcileScope::Changes => self.owned.refused.retain(|object, _| !changed.contains(object)),
+        }
+        self.owned.dirty.extend(&named);
+        let commands = self.restoring_commands(&named, scope, &changed);
         let reconciled = self.carry_out_admitted(ORIGIN, commands, now);
         // Services may be owned from now on without a change of them.
         self.save();
@@ -103,7 +97,7 @@ impl<D: Datapath> Control<D> {
             let of: BTreeSet<_> = refused.iter().filter_map(|object| object.owned_with()).collect();
             // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&of);
-            let commands = self.restoring_commands(&of, Some(&refused));
+            let commands = self.restoring_commands(&of, ReconcileScope::Changes, &refused);
             self.carry_out_admitted(ORIGIN, commands, now);
         }
         self.update_drift();
@@ -119,9 +113,8 @@ impl<D: Datapath> Control<D> {
         if dirty.is_empty() {
             return;
         }
-        let owned: BTreeSet<_> =
-            dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
-        let commands = self.restoring_commands(&owned, None);
+        let owned = dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
+        let commands = self.restoring_commands(&owned, ReconcileScope::Everything, &BTreeSet::new());
         let OwnedServices { refused, drift, .. } = &mut self.owned;
         drift.retain(|key, _| !dirty.contains(key));
         for command in commands {
@@ -141,20 +134,19 @@ impl<D: Datapath> Control<D> {
         self.owned.drift_lines = drift.values().flatten().map(command_line).collect();
     }
 
-    /// The commands that bring these services to their wanted state; with `objects`, only commands about these objects.
-    /// A service that is added again gets all its destinations; one that stays deleted gets none.
+    /// The commands that bring these objects of services to their wanted state; with [`ReconcileScope::Everything`] all
+    /// owned objects, too. A service that is added again gets all its destinations; one that stays deleted gets none.
     fn restoring_commands(
         &self,
         services: &BTreeSet<ServiceKey>,
-        objects: Option<&BTreeSet<Object>>,
+        scope: ReconcileScope,
+        objects: &BTreeSet<Object>,
     ) -> Vec<Command> {
         let running = self.state.restricted_to(services);
         let wanted = self.owned.wanted.restricted_to(services);
         let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
         differences.retain(|difference| {
             let object = match difference.object() {
-                // Not wanted before, or ended by `reconcile`.
-                Some(Object::Limit(key)) if !wanted.limits().contains_key(&key) => None,
                 // A destination is deleted with its service.
                 Some(Object::Destination { service, .. }) if wanted.service(&service).is_none() => None,
                 Some(Object::Destination { service, .. }) if running.service(&service).is_none() => {
@@ -162,7 +154,10 @@ impl<D: Datapath> Control<D> {
                 }
                 object => object,
             };
-            object.is_some_and(|object| objects.is_none_or(|objects| objects.contains(&object)))
+            object.is_some_and(|object| {
+                objects.contains(&object)
+                    || scope == ReconcileScope::Everything && self.owned.owns(Some(object))
+            })
         });
         commands_for(&differences)
     }

@@ -9,9 +9,8 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
-use xvs_model::objects::{Object, Rule};
+use xvs_model::objects::Rule;
 use xvs_model::report::setting::Source;
-use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -74,7 +73,7 @@ impl<D: Datapath> Control<D> {
                 Command::Zero(_) => {}
                 Command::Add(Rule::Timeouts(_)) if source == Source::KeepalivedConf => {}
                 Command::Add(Rule::Timeouts(timeouts)) => journal.note(&Entry::Timeouts(*timeouts, source)),
-                _ if self.owned.owns_object_of(command) => {}
+                _ if self.owned.owns(command.object()) => {}
                 _ => journal.note(&Entry::Change(command.clone())),
             }
         }
@@ -90,17 +89,6 @@ impl<D: Datapath> Control<D> {
     pub(super) fn note_timeout_sources(&mut self) {
         for (timeouts, source) in self.settings.sourced_timeouts(self.state.timeouts()) {
             self.note_entry(|| Entry::Timeouts(timeouts, source));
-        }
-    }
-
-    /// Notes that a service, perhaps with its limit, is owned by health checks from now on.
-    pub(super) fn note_owned(&mut self, key: ServiceKey, limit: Option<ClientLimit>) {
-        let is_new = limit.is_some() && !self.owned.wanted.limits().contains_key(&key);
-        if is_new && self.state.limits().contains_key(&key) {
-            self.note_entry(|| Entry::Change(Command::Delete(Object::Limit(key))));
-        }
-        if !self.owned.owns(&key) && self.state.service(&key).is_some() {
-            self.note_entry(|| Entry::Change(Command::Delete(Object::Service(key))));
         }
     }
 
@@ -133,11 +121,13 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-/// The changes that give a state from an empty one, without owned services.
+/// The changes that give a state from an empty one, without objects owned by health checks.
 fn entries(state: &State, owned: &OwnedServices) -> Vec<Entry> {
-    let mut state = owned.without_limits(state);
-    owned.services().for_each(|key| state.set_service(key, None));
-    rules_without_timeouts(&state).map(Command::Add).map(Entry::Change).collect()
+    rules_without_timeouts(state)
+        .filter(|rule| !owned.owns(Some(rule.object())))
+        .map(Command::Add)
+        .map(Entry::Change)
+        .collect()
 }
 
 #[cfg(test)]
@@ -145,7 +135,9 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::time::Duration;
     use std::{env, fs, process};
+    use xvs_model::objects::Object;
     use xvs_model::objects::limit::ServiceLimit;
+    use xvs_sched::{ClientLimit, ServiceKey};
 
     use proptest::collection::vec;
     use proptest::prelude::*;

@@ -80,13 +80,6 @@ impl DesiredRules {
         }
     }
 
-    /// Wants the limits of these services as they run.
-    pub fn keep_limits<'a>(&mut self, running: &State, services: impl IntoIterator<Item = &'a ServiceKey>) {
-        for key in services {
-            self.state.set_limit(*key, running.limits().get(key).copied());
-        }
-    }
-
     /// Wants the local addresses that run, if the rules have none.
     pub fn keep_locals(&mut self, running: &State) {
         if self.state.locals().is_empty() {
