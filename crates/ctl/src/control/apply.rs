@@ -1,16 +1,17 @@
 //! `xvs apply`: rules applied as a whole, and reverted if they are not confirmed in time.
 //!
 //! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is published.
-//! Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time is over,
-//! each object that the rules changed is restored. An object that was changed again meanwhile stays as it is, so
-//! changes of health checks are never undone. Services owned by health checks stay unchanged, whatever the rules say
-//! about them. Not here: the comparison of two states (`xvs_model::config::difference`).
+//! Until the rules are confirmed, the former state is kept here, even if the client has disconnected. When the time is
+//! over, each object that the rules changed is restored. An object that was changed again in the meantime stays as it
+//! is. Objects owned by health checks stay unchanged, whatever the rules say about them. Not here: the comparison of
+//! two states (`xvs_model::config::difference`).
 
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
@@ -22,12 +23,18 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::unconfirmed::Unconfirmed;
+use crate::control::settings::TimeoutSources;
 use crate::events::applied;
 use crate::journal::format::Entry;
 
-/// Pause before a refused withdrawal of rules is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Applied rules that are not confirmed yet.
+pub(super) struct Unconfirmed {
+    until: Millis,
+    former: State,
+    applied: State,
+    /// The sources of the former timeouts.
+    timeout_sources: TimeoutSources,
+}
 
 impl<D: Datapath> Control<D> {
     /// The state that rules want; with `keeps_locals` and the running local addresses if the rules have none.
@@ -44,11 +51,12 @@ impl<D: Datapath> Control<D> {
         Ok(wanted)
     }
 
-    /// Makes the desired state equal to this one, except objects owned by health checks; the reply has the differences.
+    /// Makes the desired state equal to this one, except for objects owned by health checks; the reply has the
+    /// differences.
     ///
     /// # Errors
-    /// The first command that is refused, or earlier rules wait to be confirmed; then nothing has changed.
-    /// Or a worker is late; the change is published all the same.
+    /// The first command that is refused, or earlier rules are not confirmed yet; then nothing has changed. Or a worker
+    /// is late; the change is published all the same.
     pub(super) fn apply(
         &mut self,
         wanted: &DesiredRules,
@@ -78,7 +86,7 @@ impl<D: Datapath> Control<D> {
         let former = self.state.clone();
         let timeout_sources = self.settings.timeout_sources();
         self.extend_steering(&commands)?;
-        // All that can fail comes before a change.
+        // The commands that can fail come first.
         let (of_daemons, others): (Vec<_>, Vec<_>) = prepared.into_iter().partition(|prepared| {
             matches!(prepared.command(), Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_)))
         });
@@ -101,11 +109,12 @@ impl<D: Datapath> Control<D> {
     /// Keeps the applied rules, or reverts them at once; then the reply has the differences.
     ///
     /// # Errors
-    /// No rules wait to be confirmed. Or as for [`Self::apply`].
+    /// All applied rules are confirmed or reverted. Or as for [`Self::apply`].
     pub(super) fn confirm(&mut self, verdict: Verdict, now: Millis) -> Result<Reply, CommandError> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
-            let why = "no rules wait to be confirmed; the time may be over, see `xvs status`";
-            return Err(CommandError::failed(why));
+            return Err(CommandError::failed(
+                "no rules wait to be confirmed; the time may be over, see `xvs status`",
+            ));
         };
         match verdict {
             Verdict::Keep => {
@@ -121,14 +130,14 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Takes rules back that were not confirmed in time. Returns when it is due next; `None`: no rules wait.
+    /// Reverts rules that were not confirmed in time. Returns when the next call is due; `None`: no rules wait.
     pub(super) fn expire_unconfirmed(&mut self, now: Millis) -> Result<Option<Millis>, CommandError> {
         if let Some(over) = self.unconfirmed.take_if(|unconfirmed| unconfirmed.until <= now) {
             let differences = self.take_back(over, now)?;
             // A late worker becomes a warning.
             let _ = self.publish();
-            let changes = applied("not confirmed in time", &differences);
-            self.events.record_all(Kind::Change, self.epoch(), None, changes);
+            let events = applied("not confirmed in time", &differences);
+            self.events.record_all(Kind::Change, self.epoch(), None, events);
         }
         Ok(self.unconfirmed_until())
     }
@@ -153,9 +162,7 @@ impl<D: Datapath> Control<D> {
         );
         let mut refused = Vec::new();
         for command in commands_for(&differences) {
-            let prepared = self.prepare(&command);
-            let changed = prepared.and_then(|prepared| self.carry_out(prepared, now));
-            if let Err(error) = changed {
+            if let Err(error) = self.prepare_and_carry_out(&command, now) {
                 tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
             } else if matches!(command, Command::Add(Rule::Timeouts(_))) {
@@ -172,6 +179,9 @@ impl<D: Datapath> Control<D> {
         Ok(differences)
     }
 }
+
+/// Pause before a refused reversal of rules is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

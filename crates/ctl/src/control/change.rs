@@ -1,13 +1,13 @@
-//! Changes of the desired state, and the steps that every change takes in this order.
+//! Changes of the desired state, and the steps of every change, in this order.
 //!
 //! 1. [`prepare`](Control::prepare): the command is checked, and files that it names are read. Nothing has changed.
 //! 2. [`extend_steering`](Control::extend_steering): packets that the command needs are steered.
-//! 3. [`carry_out`](Control::carry_out): the desired state changes, and the data that each feature keeps beside it.
+//! 3. [`carry_out`](Control::carry_out): the desired state changes, and the data that each feature keeps in addition.
 //! 4. [`note`](Control::note): the journal gets the command.
 //! 5. [`publish`](Control::publish): workers get the snapshot.
 //!
-//! A batch takes each step for all its commands, or the first and the third step for each command, if a refused command
-//! stops no other command.
+//! A batch takes each step for all its commands, or takes the first and the third step command by command
+//! ([`prepare_and_carry_out`](Control::prepare_and_carry_out)) if a refused command stops no other command.
 
 use std::slice;
 
@@ -19,17 +19,19 @@ use xvs_model::objects::quic::{QuicKey, QuicObject};
 use xvs_model::objects::{Object, Rule};
 use xvs_model::protocol::question::Reply;
 use xvs_model::report::setting::Source;
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::control::follow::{Change, Follow, Locals};
 use crate::control::list_sources::Contents;
 use crate::quic_key::QuicKeys;
+use crate::steering::takes_any_port;
 
-/// A command that nothing but the sockets of a synchronization daemon can refuse any more.
+/// A command that only the sockets of a synchronization daemon can still refuse.
 pub(super) struct Prepared<'a> {
     accepted: Accepted<'a>,
-    /// The networks of the file that it gives to a list.
+    /// The networks of the file that the command gives to a list.
     contents: Contents,
     /// The key in the file of a QUIC configuration.
     quic_keys: QuicKeys,
@@ -43,7 +45,7 @@ impl<'a> Prepared<'a> {
 }
 
 impl<D: Datapath> Control<D> {
-    /// Takes all steps for one command; `source` is where it comes from.
+    /// Takes all steps for one command from this source.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -57,10 +59,23 @@ impl<D: Datapath> Control<D> {
         Ok(Reply::Done)
     }
 
+    /// Checks one command of a batch and carries it out.
+    ///
+    /// # Errors
+    /// The reason why the command is refused; then nothing has changed.
+    pub(super) fn prepare_and_carry_out(
+        &mut self,
+        command: &Command,
+        now: Millis,
+    ) -> Result<(), CommandError> {
+        let prepared = self.prepare(command)?;
+        self.carry_out(prepared, now)
+    }
+
     /// Checks a command, and reads the file that it names.
     ///
     /// # Errors
-    /// Why the command is refused.
+    /// The reason why the command is refused.
     pub(super) fn prepare<'a>(&mut self, command: &'a Command) -> Result<Prepared<'a>, CommandError> {
         let accepted = self.admit(&self.state, command)?;
         self.read_file_of(accepted)
@@ -69,7 +84,7 @@ impl<D: Datapath> Control<D> {
     /// Checks a command against this desired state and the network.
     ///
     /// # Errors
-    /// Why the command is refused.
+    /// The reason why the command is refused.
     pub(super) fn admit<'a>(
         &self,
         state: &State,
@@ -82,13 +97,61 @@ impl<D: Datapath> Control<D> {
         Ok(accepted)
     }
 
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
+    /// address is not refused.
+    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
+        match command {
+            Command::Add(Rule::Destination { endpoint, .. }) if self.broadcasts.contains(&endpoint.addr) => {
+                Err(CommandError::invalid(format!(
+                    "destination {endpoint} is the broadcast address of a network of the director's"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses NAT to any port of the director itself. Otherwise all packets from such an address would be replies.
+    fn refuse_wide_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+        let (Command::Add(Rule::Destination { service, endpoint, options })
+        | Command::EditDestination { service, endpoint, options }) = command
+        else {
+            return Ok(());
+        };
+        let keeps_endpoint =
+            matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
+        let is_rewritten =
+            options.method == ForwardingMethod::Nat && takes_any_port(*service) && !keeps_endpoint;
+        // A destination whose address became local later can still be edited, for example to quiesce it.
+        let has_method = state
+            .service(service)
+            .and_then(|service| service.destination(*endpoint))
+            .is_some_and(|dest| dest.options.method == options.method);
+        // Packets to a loopback address are dropped, as under IPVS.
+        if !is_rewritten
+            || has_method
+            || endpoint.addr.is_loopback()
+            || !self.publication.snapshot.egress.is_own(endpoint.addr)
+        {
+            return Ok(());
+        }
+        Err(CommandError::NotSupported {
+            object: format!("real server {endpoint}"),
+            what: "NAT (-m) to the director itself, for a service of a mark, of port 0 or of FTP, is"
+                .to_owned(),
+            next: "use -g, and have the server listen at the virtual address".to_owned(),
+        })
+    }
+
     /// Reads the file that an accepted command names.
     ///
     /// # Errors
     /// The file's fault.
     pub(super) fn read_file_of<'a>(&mut self, accepted: Accepted<'a>) -> Result<Prepared<'a>, CommandError> {
-        let contents = self.read_list_file(accepted.command())?;
-        Ok(Prepared { accepted, contents, quic_keys: self.read_quic_key(accepted.command())? })
+        Ok(Prepared {
+            accepted,
+            contents: self.read_list_file(accepted.command())?,
+            quic_keys: self.read_quic_key(accepted.command())?,
+        })
     }
 
     /// Carries out a prepared command. [`Self::publish`] publishes the snapshot.
@@ -107,8 +170,8 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Enters an accepted command in the desired state and in what each feature keeps beside it. Steering also reads
-    /// the state before the command.
+    /// Enters an accepted command in the desired state and in the data that each feature keeps in addition. Steering
+    /// also reads the state before the command.
     ///
     /// # Errors
     /// A daemon of synchronization could not be started; then nothing has changed.

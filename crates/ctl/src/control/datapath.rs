@@ -30,18 +30,18 @@ pub struct SyncSockets {
 /// A worker that has not taken up a published change in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Late {
-    /// Its name, such as `worker 3`.
+    /// The name, such as `worker 3`.
     pub worker: String,
 }
 
-/// As a client is told of it.
+/// The error for a client.
 impl From<Late> for CommandError {
     fn from(late: Late) -> Self {
         Self::Late { who: late.worker }
     }
 }
 
-/// What the control plane acts on, apart from the published snapshot.
+/// The XDP program, the workers and the kernel, apart from the published snapshot.
 pub trait Datapath {
     /// Adds these rules to the steering.
     ///
@@ -73,7 +73,8 @@ pub trait Datapath {
     /// The kernel refuses; then workers decide where the program does not.
     fn set_syn_limits(&mut self, limits: &SynLimits) -> Result<(), SteeringError>;
 
-    /// Adds what the XDP program has dropped since the last call to the counts of the lists and of the limits of SYNs.
+    /// Adds the packets that the XDP program has dropped since the last call to the counts of the lists and of the
+    /// limits of SYNs.
     fn count_drops(&mut self);
 
     /// The time of day.
@@ -84,11 +85,11 @@ pub trait Datapath {
         || 0
     }
 
-    /// Starts the master daemon of connection synchronization, which sends what is announced from now on. It reads
-    /// settings and Call-IDs from the `published` snapshot.
+    /// Starts the master daemon of connection synchronization, which sends the connections that are announced from now
+    /// on. The daemon reads settings and Call-IDs from the `published` snapshot.
     ///
     /// # Errors
-    /// Its sockets cannot be opened.
+    /// The daemon's sockets cannot be opened.
     fn start_master(
         &mut self,
         daemon: &SyncDaemon,
@@ -97,26 +98,26 @@ pub trait Datapath {
         now: Millis,
     ) -> Result<Arc<Announcements>, CommandError>;
 
-    /// Stops it.
+    /// Stops the master daemon.
     fn stop_master(&mut self);
 
     /// Starts the backup daemon, which receives connections of other directors.
     ///
     /// # Errors
-    /// Its sockets cannot be opened.
+    /// The daemon's sockets cannot be opened.
     fn start_backup(&mut self, daemon: &SyncDaemon, sockets: SyncSockets)
     -> Result<Arc<Inbox>, CommandError>;
 
-    /// Stops it.
+    /// Stops the backup daemon.
     fn stop_backup(&mut self);
 
-    /// Waits until every worker uses what was published before the call.
+    /// Waits until every worker uses the snapshot that was published before the call.
     ///
     /// # Errors
     /// A thread is late after `patience`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), Late>;
 
-    /// Ends these offloaded flows: workers decide on their next packets.
+    /// Ends these offloaded flows: workers process the next packets of the flows.
     fn end_offload(&mut self, ends: &Ends);
 
     /// Makes the kernel keep these neighbours resolved, and no others. Each has the kernel's index of its link.
@@ -125,9 +126,9 @@ pub trait Datapath {
     /// Replaces the port ranges, first and last, that the kernel does not use for its own connections.
     fn reserve_ports(&mut self, ports: &[(u16, u16)]);
 
-    /// Pages of memory that the machine has available; `None`: unknown, which does not count as short.
+    /// The machine's available pages of memory; `None`: unknown, which does not count as short memory.
     fn available_pages(&mut self) -> Option<u32>;
 
-    /// Entries of the connection table that are free, and its size.
+    /// The number of free entries of the connection table, and the size of the table.
     fn free_entries(&self) -> (usize, usize);
 }

@@ -42,12 +42,12 @@ pub(super) struct Schedule {
     times: Millis,
 }
 
-/// How late a sample of the counters is still taken.
+/// The longest delay after which missed samples of the counters are still taken.
 const MISSED_MAX: Duration = Duration::from_secs(600);
-/// From this number of services and real servers on, samples of their counters are taken two at a time, and so on: a
-/// pass over as many takes 0.2 s.
+/// The number of services and real servers from which on samples of their counters are taken two at a time; with
+/// multiples of this number, three at a time and so on. A pass over this number takes 0.2 s.
 const COUNTERS_AT_ONCE: usize = 250_000;
-/// Interval of forgetting what no connection uses.
+/// Interval of forgetting objects that no connection uses.
 const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of checking the memory left, for automatic defences.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,9 +70,9 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Lets `sample` take the samples of the counters that are due, by their number, and return how many counters there
-    /// are: as many take so long that the next ones come later. Missed samples are due, too, but for those of a gap in
-    /// which all rates would have decayed.
+    /// Calls `sample` with the number of samples of the counters that are due; `sample` returns the number of counters.
+    /// The more counters, the later the next samples, because a pass over all takes longer. Missed samples are due, too,
+    /// except after a gap in which all rates would have decayed.
     pub(super) fn sample(&mut self, now: Millis, sample: impl FnOnce(u32) -> usize) {
         if self.estimate > now {
             return;
@@ -88,7 +88,7 @@ impl Schedule {
         self.estimate = self.sampled + estimator::INTERVAL * intervals;
     }
 
-    /// Whether what no connection uses is to be forgotten.
+    /// Whether objects that no connection uses are to be forgotten.
     pub(super) fn unused(&mut self, now: Millis) -> bool {
         is_due(&mut self.unused, now, UNUSED_INTERVAL)
     }

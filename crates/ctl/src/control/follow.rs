@@ -1,4 +1,4 @@
-//! What each feature keeps beside the desired state, and how it follows a change of that state.
+//! Features that keep data beside the desired state, and how each follows a change of the state.
 
 use std::sync::Arc;
 
@@ -7,15 +7,14 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::objects::limit::ServiceLimit;
-use xvs_model::objects::{Object, Rule};
+use xvs_model::objects::Object;
 
 use crate::registry::Registry;
 
 /// A command that was entered in the desired state.
 pub(super) struct Change<'a> {
     pub(super) command: &'a Command,
-    /// The state after it.
+    /// The state after the command.
     pub(super) state: &'a State,
     /// The working snapshot.
     pub(super) snapshot: &'a mut Snapshot,
@@ -24,7 +23,7 @@ pub(super) struct Change<'a> {
 
 /// A feature that keeps data beside the desired state.
 pub(super) trait Follow {
-    /// Enters what the change means for this feature in its data and in the working snapshot.
+    /// Enters the change in the feature's data and in the working snapshot.
     fn follow(&mut self, change: &mut Change<'_>);
 }
 
@@ -34,7 +33,7 @@ impl Follow for Registry {
     }
 }
 
-/// The local addresses of FULLNAT, which only the snapshot has beside the desired state.
+/// The local addresses of FULLNAT. The feature keeps them only in the snapshot.
 pub(super) struct Locals;
 
 impl Follow for Locals {
@@ -49,27 +48,5 @@ impl Follow for Locals {
                 .map(|local| (local.addr, local.ports()))
         });
         change.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
-    }
-}
-
-/// Limits, which outlive their services.
-#[derive(Default)]
-pub(super) struct PublishedLimits {
-    /// Whether the data plane has other limits of SYNs.
-    pub(super) due: bool,
-}
-
-impl Follow for PublishedLimits {
-    fn follow(&mut self, change: &mut Change<'_>) {
-        let Change { command, state, .. } = change;
-        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
-            change.snapshot.clients.provide();
-        }
-        self.due |= match command.object() {
-            None => **command == Command::Flush && !state.limits().is_empty(),
-            Some(Object::Limit(_)) => true,
-            Some(Object::Service(key)) => state.limits().contains_key(&key),
-            Some(_) => false,
-        };
     }
 }

@@ -1,6 +1,6 @@
-//! Access lists: their files, and the lists as the data plane gets them.
+//! Access lists: the files, and the lists for the data plane.
 //!
-//! A file is read when a list gets it, when xvsd starts and at each reload. Not here: their publication (`lists.rs`).
+//! A file is read when a list gets it, when xvsd starts and at each reload. Not here: the publication (`lists.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -28,22 +28,22 @@ use crate::secret_file::read_bytes;
 /// Files of lists by list.
 pub type ListFiles = BTreeMap<ListKey, PathBuf>;
 
-/// What lists have beside the desired state.
+/// The data of access lists beside the desired state.
 #[derive(Default)]
 pub(super) struct ListSources {
     /// The files of xvs.toml.
     pub(super) toml: ListFiles,
     /// The networks of files that were read.
     pub(super) contents: BTreeMap<ListKey, Arc<Networks>>,
-    /// What each list has dropped.
+    /// The number of packets that each list has dropped.
     pub(super) dropped: BTreeMap<ListKey, Arc<AtomicU64>>,
-    /// The first end of an entry, in seconds since 1970.
+    /// The time at which the next entry expires, in seconds since 1970.
     pub(super) next_end: Option<u64>,
-    /// Whether the data plane has other lists.
+    /// Whether the data plane's lists are out of date.
     pub(super) due: bool,
-    /// Why the XDP program has no lists.
+    /// The reason why the XDP program has no lists.
     pub(super) fault: Option<String>,
-    /// Whether xvsd starts: then a list is kept though its file has a fault.
+    /// Whether xvsd starts: then a list with a faulty file is accepted.
     pub(super) starting: bool,
     /// The faults of such files.
     pub(super) faulty: BTreeMap<ListKey, ListFileError>,
@@ -80,7 +80,7 @@ impl ListSources {
     }
 
     /// The networks of a list whose file has a fault while xvsd starts. A deny list is empty; an allow list has a
-    /// network without clients, so that it does not let everybody in.
+    /// network without clients: an empty allow list would admit all clients.
     pub(super) fn without_file(&mut self, key: ListKey, fault: ListFileError) -> Arc<Networks> {
         tracing::error!("{key}: {fault}");
         self.faulty.insert(key, fault);
@@ -90,45 +90,49 @@ impl ListSources {
 
     /// The warnings that the XDP program has no lists, and about lists whose file had a fault at the start.
     pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
-        let faulty = self.faulty.iter().map(|(key, fault)| {
-            let effect = match key.kind {
-                ListKind::Deny => "it drops nothing",
-                ListKind::Allow => "it lets nobody in",
-            };
-            let text = format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct");
-            Warning::new(WarningKind::ListFile, key, text)
-        });
-        self.fault
-            .as_ref()
-            .map(|fault| Warning::new(WarningKind::ListsInWorkers, "", fault))
-            .into_iter()
-            .chain(faulty)
+        self.fault.iter().map(|fault| Warning::new(WarningKind::ListsInWorkers, "", fault)).chain(
+            self.faulty.iter().map(|(key, fault)| {
+                let effect = match key.kind {
+                    ListKind::Deny => "it drops nothing",
+                    ListKind::Allow => "it lets nobody in",
+                };
+                let text = format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct");
+                Warning::new(WarningKind::ListFile, key, text)
+            }),
+        )
     }
 
-    /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.
+    /// All lists, and the services that XDP programs steer by every port; `None`: there is no list.
     pub(super) fn build(&mut self, state: &State) -> Option<(Lists, Vec<ServiceKey>)> {
-        let ends = state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten());
-        self.next_end = ends.min().copied();
-        let of_rules = state.lists().iter().filter(|(_, list)| list.file.is_some()).map(|(key, _)| key);
-        let with_file: BTreeSet<_> = self.toml.keys().chain(of_rules).collect();
+        self.next_end =
+            state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten()).min().copied();
+        let with_file: BTreeSet<_> = state
+            .lists()
+            .iter()
+            .filter(|(_, list)| list.file.is_some())
+            .map(|(key, _)| key)
+            .chain(self.toml.keys())
+            .collect();
         self.contents.retain(|key, _| with_file.contains(key));
         self.faulty.retain(|key, _| with_file.contains(key));
         let mut all = Scope::default();
         let mut services = BTreeMap::new();
         let mut dropped = BTreeMap::new();
-        let keys = state.lists().iter().map(|(key, _)| *key).chain(self.toml.keys().copied());
-        for key in keys {
+        for key in state.lists().iter().map(|(key, _)| *key).chain(self.toml.keys().copied()) {
             let scope: &mut Scope = match key.service {
                 None => &mut all,
                 Some(service) if state.service(&service).is_none() => continue,
                 Some(service) => services.entry(service).or_default(),
             };
-            let entries = state.lists().get(&key).filter(|list| !list.entries.is_empty());
             let counter = self.dropped.get(&key).cloned().unwrap_or_default();
             dropped.insert(key, counter.clone());
             let list = List {
                 parts: [
-                    entries.map(|list| Arc::new(list.entries.keys().copied().collect())),
+                    state
+                        .lists()
+                        .get(&key)
+                        .filter(|list| !list.entries.is_empty())
+                        .map(|list| Arc::new(list.entries.keys().copied().collect())),
                     self.contents.get(&key).cloned(),
                 ],
                 dropped: counter,
@@ -146,21 +150,23 @@ impl ListSources {
 
 /// The services of every port whose packets belong to no other service. Data connections belong to the FTP service.
 fn wide(state: &State) -> Vec<ServiceKey> {
-    let keys = state.services().map(|(key, _)| *key);
-    keys.filter(|key| match *key {
-        ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {
-            let control = ServiceKey::Address {
-                protocol: Protocol::TCP,
-                endpoint: Endpoint { port: ftp::CONTROL_PORT, ..endpoint },
-            };
-            protocol != Protocol::TCP || state.service(&control).is_none()
-        }
-        _ => false,
-    })
-    .collect()
+    state
+        .services()
+        .map(|(key, _)| *key)
+        .filter(|key| match *key {
+            ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {
+                let control = ServiceKey::Address {
+                    protocol: Protocol::TCP,
+                    endpoint: Endpoint { port: ftp::CONTROL_PORT, ..endpoint },
+                };
+                protocol != Protocol::TCP || state.service(&control).is_none()
+            }
+            _ => false,
+        })
+        .collect()
 }
 
-/// Why the file of a list is not used. Has no text of the file.
+/// The reason why the file of a list is not used. Contains no text from the file.
 #[derive(Debug, Error)]
 pub enum ListFileError {
     /// The file cannot be read.
@@ -174,7 +180,7 @@ pub enum ListFileError {
 /// Reads the file of a list.
 ///
 /// # Errors
-/// The file cannot be read, or its first line with a fault.
+/// The file cannot be read, or has a fault: the error names the first faulty line.
 pub fn read_list(list: ListKey, path: &Path) -> Result<Networks, ListFileError> {
     let (_, text) =
         read_bytes(path, BYTES_MAX).map_err(|error| ListFileError::Unreadable(path.to_owned(), error))?;
@@ -190,8 +196,8 @@ const BYTES_MAX: u64 = 64 * AccessLists::FILE_MAX as u64;
 pub(super) fn read_all<'a>(
     files: impl IntoIterator<Item = (ListKey, &'a Path)>,
 ) -> Result<Contents, CommandError> {
-    let files = files.into_iter();
     files
+        .into_iter()
         .map(|(list, path)| Ok((list, Arc::new(read_list(list, path)?))))
         .collect::<Result<_, ListFileError>>()
         .map_err(|error| CommandError::failed(format_args!("{error}; nothing has changed")))

@@ -1,9 +1,10 @@
 //! Publishes access lists to the data plane, and deletes expired entries.
 //!
-//! Files are read here, on the control thread, before anything changes: a million networks take about a second. Not
-//! here: the entries of commands (`xvs_model::objects::listed`), the files (`list_sources.rs`), the check of
-//! packets (`xvs_dataplane::snapshot::lists`).
+//! Files are read on the control thread, before anything changes: a million networks take about a second. Not here: the
+//! entries of commands (`xvs_model::objects::listed`), the files (`list_sources.rs`), the check of packets
+//! (`xvs_dataplane::snapshot::lists`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::objects::list_file::ListFile;
-use xvs_model::objects::list_key::ListKind;
+use xvs_model::objects::list_key::{ListKey, ListKind};
 use xvs_model::objects::listed::{ListEntry, ListRow, ListSummary, Listed, ListedKey, Until};
 use xvs_model::objects::{Object, Rule};
 use xvs_model::report::event::Kind;
@@ -24,12 +25,12 @@ use crate::control::datapath::Datapath;
 use crate::control::list_sources::{Contents, ListFiles, read_all, read_list};
 
 impl<D: Datapath> Control<D> {
-    /// Begins a start, during which lists are kept although their files have faults. The start ends with the journal.
+    /// Begins a start, during which lists with faulty files are accepted. The start ends with the journal.
     pub fn keep_lists_without_files(&mut self) {
         self.lists.starting = true;
     }
 
-    /// Reads the file that a command gives to a list. During a start its faults are no error.
+    /// Reads the file that a command gives to a list. During a start, faults of the file are no error.
     ///
     /// # Errors
     /// The file's fault.
@@ -49,17 +50,22 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The first file with a fault; nothing has changed.
     pub fn set_list_files(&mut self, toml: ListFiles) -> Result<Vec<String>, CommandError> {
-        let of_state =
-            self.state.lists().iter().filter_map(|(key, list)| Some((*key, list.file.as_deref()?)));
-        let of_toml = toml.iter().map(|(key, path)| (*key, path.as_path()));
-        let contents = read_all(of_state.chain(of_toml))?;
+        let contents = read_all(
+            self.state
+                .lists()
+                .iter()
+                .filter_map(|(key, list)| Some((*key, list.file.as_deref()?)))
+                .chain(toml.iter().map(|(key, path)| (*key, path.as_path()))),
+        )?;
         let keys = self.read_quic_keys()?;
-        let lines = contents.iter().map(|(key, networks)| match networks.len() {
-            1 => format!("{key}: read again, 1 network"),
-            many => format!("{key}: read again, {many} networks"),
-        });
-        let of_keys = keys.keys().map(|path| format!("QUIC key {}: read again", path.display()));
-        let lines = lines.chain(of_keys).collect();
+        let lines = contents
+            .iter()
+            .map(|(key, networks)| match networks.len() {
+                1 => format!("{key}: read again, 1 network"),
+                many => format!("{key}: read again, {many} networks"),
+            })
+            .chain(keys.keys().map(|path| format!("QUIC key {}: read again", path.display())))
+            .collect();
         let has_new_keys = keys != self.registry.quic_keys;
         self.registry.set_quic_keys(keys, &self.state);
         self.lists.due |= toml != self.lists.toml;
@@ -77,9 +83,10 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The first fault.
     pub fn require_list_files(&self) -> Result<(), CommandError> {
-        let fault = self.lists.faulty.first_key_value();
-        let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
-        fault
+        self.lists
+            .faulty
+            .first_key_value()
+            .map(|(list, fault)| format!("{list}: {fault}"))
             .or_else(|| self.quic_faults().next().map(ToString::to_string))
             .map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
@@ -116,7 +123,7 @@ impl<D: Datapath> Control<D> {
         if self.lists.next_end.is_some_and(|end| end <= seconds) {
             for (list, prefix) in self.state.lists().ended(seconds) {
                 let command = Command::Delete(Object::Listed(ListedKey { list, prefix }));
-                // It was found there.
+                // The entry exists, because it was found in the list.
                 let Ok(accepted) = self.state.check(&command) else { continue };
                 let _ = self.enter(accepted, now);
                 self.note([&command], Source::Default);
@@ -132,32 +139,43 @@ impl<D: Datapath> Control<D> {
     pub(super) fn list_rows(&mut self, kind: ListKind, now: Millis) -> Vec<ListRow> {
         self.datapath.count_drops();
         let seconds = self.datapath.seconds_since_1970(now);
-        let of_toml = self.lists.toml.keys().copied();
-        let mut keys: Vec<_> = self.state.lists().iter().map(|(key, _)| *key).chain(of_toml).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let rows = keys.into_iter().filter(|key| key.kind == kind).map(|key| {
-            let list = self.state.lists().get(&key).cloned().unwrap_or_default();
-            let of_file = self.lists.contents.get(&key).map_or(0, |networks| networks.len());
-            let entries = list.entries.iter().map(|(network, until)| ListEntry {
-                network: *network,
-                until: *until,
-                seconds_left: until.map(|until| until.saturating_sub(seconds)),
-            });
-            let dropped = self.lists.dropped.get(&key).map_or(0, |dropped| dropped.load(Ordering::Relaxed));
-            ListRow {
-                summary: ListSummary { list: key, networks: (list.entries.len() + of_file) as u64, dropped },
-                file: list.file.clone().or_else(|| self.lists.toml.get(&key).cloned()),
-                entries: entries.collect(),
-            }
-        });
-        rows.collect()
+        let keys: BTreeSet<_> = self
+            .state
+            .lists()
+            .iter()
+            .map(|(key, _)| *key)
+            .chain(self.lists.toml.keys().copied())
+            .filter(|key| key.kind == kind)
+            .collect();
+        keys.into_iter().map(|key| self.list_row(key, seconds)).collect()
+    }
+
+    fn list_row(&self, key: ListKey, seconds: u64) -> ListRow {
+        let Self { state, lists, .. } = self;
+        let list = state.lists().get(&key).cloned().unwrap_or_default();
+        let networks = list.entries.len() + lists.contents.get(&key).map_or(0, |networks| networks.len());
+        ListRow {
+            summary: ListSummary {
+                list: key,
+                networks: networks as u64,
+                dropped: lists.dropped.get(&key).map_or(0, |dropped| dropped.load(Ordering::Relaxed)),
+            },
+            file: list.file.clone().or_else(|| lists.toml.get(&key).cloned()),
+            entries: list
+                .entries
+                .iter()
+                .map(|(network, until)| ListEntry {
+                    network: *network,
+                    until: *until,
+                    seconds_left: until.map(|until| until.saturating_sub(seconds)),
+                })
+                .collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::objects::list_key::ListKey;
     use xvs_model::protocol::question::ControlRequest;
 
     use super::*;

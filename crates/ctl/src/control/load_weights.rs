@@ -1,4 +1,4 @@
-//! Weights changed by load reports, and slow starts: published, and recorded as events.
+//! Weights changed by load reports: published, and recorded as events.
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_report::Server;
@@ -40,14 +40,9 @@ impl<D: Datapath> Control<D> {
         published
     }
 
-    /// Records the slow starts that the last publication has begun.
-    pub(super) fn record_slow_starts(&mut self) {
-        let all = self.registry.take_slow_start_events().into_iter().map(|text| (text, None));
-        self.events.record_all(Kind::Weight, self.epoch(), None, all);
-    }
-
+    /// Records an event for each changed weight.
     pub(super) fn record_weights(&self, moved: &[WeightChange]) {
-        let all = moved.iter().map(|moved| (moved.to_string(), None));
-        self.events.record_all(Kind::Weight, self.epoch(), None, all);
+        let events = moved.iter().map(|moved| (moved.to_string(), None));
+        self.events.record_all(Kind::Weight, self.epoch(), None, events);
     }
 }

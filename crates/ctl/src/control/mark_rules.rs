@@ -31,13 +31,13 @@ impl Follow for MarkRules {
 }
 
 impl MarkRules {
-    /// Replaces the kernel's rules; `own` are those of `xvs mark`.
+    /// Replaces the kernel's rules; `own` are the rules of `xvs mark`.
     pub(super) fn set_tables(&mut self, tables: Vec<Table>, own: &[MarkRule]) {
         self.tables = tables;
         self.compile(own);
     }
 
-    /// Replaces the interfaces. Returns whether they differ from those before.
+    /// Replaces the interfaces. Returns whether they differ from the former interfaces.
     pub(super) fn set_links(&mut self, links: &[Link], own: &[MarkRule]) -> bool {
         let differ = self.links != links;
         if differ {
@@ -57,7 +57,7 @@ impl MarkRules {
         self.compiled = self.with(own);
     }
 
-    /// The compiled rules if `xvs mark` had these.
+    /// The compiled rules if `xvs mark` had these rules.
     pub(super) fn with(&self, own: &[MarkRule]) -> CompiledMarks {
         compile(&self.tables, own, &self.links)
     }

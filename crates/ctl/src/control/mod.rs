@@ -1,9 +1,9 @@
 //! Control of the director: the only owner of the desired state and the only publisher of snapshots.
 //!
-//! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
-//! one at a time: validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no
-//! thread and no socket, so the lab runs the same code as the daemon, where the control thread runs it. Steering of the
-//! XDP program is extended before a snapshot is published, and reduced once every worker has that snapshot.
+//! Every change (a command, the network, a removed destination without references) is carried out here, one at a time:
+//! validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no thread and no socket:
+//! the lab runs the same code as the daemon's control thread. Steering of the XDP program is extended before a snapshot
+//! is published, and reduced once every worker has that snapshot.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,18 +11,17 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use apply::Unconfirmed;
 use arc_swap::ArcSwap;
 use due::Schedule;
-use follow::PublishedLimits;
 use list_sources::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
-use owned_services::OwnedServices;
-use publication::Publication;
-use publish::SHORT_WAIT;
+use publish::{Publication, SHORT_WAIT};
+use reconcile::OwnedServices;
 use settings::ActiveSettings;
 use steered::Steered;
-use unconfirmed::Unconfirmed;
+use syn_limits::PublishedLimits;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Connection;
@@ -34,7 +33,6 @@ use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::snapshot::{Counts, Snapshot};
 use xvs_host::netfilter::chain::Table;
-use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::rules_of;
 use xvs_model::config::load_feedback::Feedback;
@@ -48,7 +46,7 @@ use xvs_model::report::setting::{Setting, Source};
 use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::ServiceKey;
 
 use crate::control::datapath::{Datapath, Late};
 use crate::events::Events;
@@ -56,7 +54,7 @@ use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::registry::Registry;
 use crate::registry::kept::{Found, Kept};
-use crate::steering::{networks, rules_for, takes_any_port};
+use crate::steering::{networks, rules_for};
 
 mod apply;
 mod change;
@@ -68,8 +66,6 @@ mod lists;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
-mod owned_services;
-mod publication;
 mod publish;
 pub mod quic;
 mod reconcile;
@@ -79,7 +75,6 @@ mod settings;
 mod steered;
 mod syn_limits;
 mod synchronization;
-mod unconfirmed;
 
 /// The control plane without its thread.
 pub struct Control<D> {
@@ -93,7 +88,7 @@ pub struct Control<D> {
     marks: MarkRules,
     lists: ListSources,
     syn_limits: PublishedLimits,
-    /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
+    /// Names and indices of all interfaces of the machine, including interfaces without packets of services.
     devices: BTreeMap<String, u32>,
     /// The broadcast addresses of the networks that the director is in.
     broadcasts: BTreeSet<IpAddr>,
@@ -103,15 +98,15 @@ pub struct Control<D> {
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
     owned: OwnedServices,
-    /// What workers announce to backups; `None`: no master daemon runs.
+    /// The connections that workers announce to backups; `None`: no master daemon runs.
     announcements: Option<Arc<Announcements>>,
-    /// What other directors have sent; `None`: no backup daemon runs.
+    /// The connections that other directors have sent; `None`: no backup daemon runs.
     inbox: Option<Arc<Inbox>>,
     /// The number of ports of the daemons that run.
     sync_ports: u16,
-    /// Daemons that are wanted and cannot run, each with the reason.
+    /// Daemons of the desired state that cannot run, each with the reason.
     waiting: BTreeMap<SyncRole, String>,
-    /// `None`: changes are not kept.
+    /// `None`: changes are not saved.
     journal: Option<Journal>,
 }
 
@@ -149,12 +144,13 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Sets how many SIP calls are kept apart. They take memory from the first service with `--pe sip` on.
+    /// Sets how many SIP calls are distinguished. They take memory from the first service with `--pe sip` on.
     pub fn set_sip_calls(&mut self, calls: usize) {
         self.registry.sip_calls = calls;
     }
 
-    /// Sets how many clients of services with limits are known, and what is one client. Comes before any worker.
+    /// Sets how many clients of services with limits are counted, and the prefix lengths of a client. Called before any
+    /// worker runs.
     pub fn set_clients(&mut self, settings: ClientSettings, secret: HashSecret) {
         self.publication.snapshot.clients = Arc::new(Clients::new(settings, secret));
     }
@@ -169,8 +165,8 @@ impl<D: Datapath> Control<D> {
             .is_some_and(|dest| snapshot.clients.resume(dest.key, connection.client().addr))
     }
 
-    /// Restores the names and numbers of services and destinations from these files, before any change and any worker.
-    /// See [`Registry::return_to`].
+    /// Restores the names and numbers of services and destinations from these files. Called before any change, and
+    /// before any worker runs. See [`Registry::return_to`].
     pub fn return_to(&mut self, found: &Found, now: Millis) {
         self.registry.return_to(found, &mut self.publication.snapshot, now);
         self.steered.set_all_due();
@@ -183,14 +179,14 @@ impl<D: Datapath> Control<D> {
         self.publication.snapshot.clients.are_counted()
     }
 
-    /// Continues from the counts in these files, before any worker, and keeps the files up to date from now on. See
-    /// [`Registry::resume`].
+    /// Continues from the counts in these files, and keeps the files up to date from now on. Called before any worker
+    /// runs. See [`Registry::resume`].
     pub fn resume(&mut self, kept: Kept, found: Found, counts: Option<&[Counts]>) {
         self.registry.resume(kept, found, counts);
         self.steered.set_all_due();
     }
 
-    /// Saves what the registry keeps in files.
+    /// Saves the registry's numbers in files.
     pub fn save_numbers(&mut self) {
         self.registry.record_all();
     }
@@ -205,7 +201,7 @@ impl<D: Datapath> Control<D> {
         self.settings.set_start(settings);
     }
 
-    /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
+    /// The settings in force, in the order of their keys. The same list as before, unless a setting has changed.
     pub fn settings_in_force(&mut self) -> &Arc<[Setting]> {
         self.settings.list(self.state.timeouts())
     }
@@ -271,11 +267,8 @@ impl<D: Datapath> Control<D> {
             ControlRequest::Change(command) => self.change(command, Source::XvsadmSet, now),
             ControlRequest::Restore(commands) => {
                 self.extend_steering(commands)?;
-                let mut results = Vec::with_capacity(commands.len());
-                for command in commands {
-                    let prepared = self.prepare(command);
-                    results.push(prepared.and_then(|prepared| self.carry_out(prepared, now)));
-                }
+                let mut results: Vec<_> =
+                    commands.iter().map(|command| self.prepare_and_carry_out(command, now)).collect();
                 let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
                 self.note(done.map(|(command, _)| command), Source::RulesFile);
                 if let Err(late) = self.publish() {
@@ -360,14 +353,9 @@ impl<D: Datapath> Control<D> {
     pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
-        let items: BTreeSet<_> = self
-            .state
-            .services()
-            .map(|(key, _)| *key)
-            .flat_map(|key| networks(self.marks.compiled(), key))
-            .collect();
-        let more = rules_for(items, &[]);
-        let steered = self.datapath.add_steering(&more);
+        let items: BTreeSet<_> =
+            self.state.services().flat_map(|(key, _)| networks(self.marks.compiled(), *key)).collect();
+        let steered = self.datapath.add_steering(&rules_for(items, &[]));
         // A late worker becomes a warning.
         let _ = self.publish();
         steered.map_err(|error| CommandError::failed(format_args!("marked packets: {error}")))
@@ -403,22 +391,22 @@ impl<D: Datapath> Control<D> {
 
     /// The warnings about the late worker, the journal, kept numbers, daemons, access lists, QUIC, and owned services.
     pub fn warnings(&self) -> Vec<Warning> {
-        let late = self.publication.late.as_ref().map(|worker| {
-            let text = format!(
-                "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
-            );
-            Warning::new(WarningKind::WorkerLate, worker, text)
-        });
-        let journal = self.journal.as_ref().and_then(Journal::warning);
-        let numbers = self.registry.keep_failure().map(|error| {
-            let text = format!(
-                "totals and numbers of real servers are not saved ({error}); make room in state_directory"
-            );
-            Warning::new(WarningKind::NumbersNotSaved, "", text)
-        });
-        late.into_iter()
-            .chain(journal)
-            .chain(numbers)
+        self.publication
+            .late
+            .iter()
+            .map(|worker| {
+                let text = format!(
+                    "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
+                );
+                Warning::new(WarningKind::WorkerLate, worker, text)
+            })
+            .chain(self.journal.as_ref().and_then(Journal::warning))
+            .chain(self.registry.keep_failure().map(|error| {
+                let text = format!(
+                    "totals and numbers of real servers are not saved ({error}); make room in state_directory"
+                );
+                Warning::new(WarningKind::NumbersNotSaved, "", text)
+            }))
             .chain(self.waiting_daemons())
             .chain(self.lists.warnings())
             .chain(self.quic_warnings())
@@ -426,49 +414,13 @@ impl<D: Datapath> Control<D> {
             .collect()
     }
 
-    /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
-    /// address is not refused.
-    fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
-        let Command::Add(Rule::Destination { endpoint, .. }) = command else { return Ok(()) };
-        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
-        if self.is_broadcast(endpoint.addr) { Err(CommandError::invalid(why)) } else { Ok(()) }
-    }
-
-    /// Whether it is the broadcast address of a network that the director is in.
-    fn is_broadcast(&self, addr: IpAddr) -> bool {
-        self.broadcasts.contains(&addr)
-    }
-
-    /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
-    fn refuse_wide_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
-        let (Command::Add(Rule::Destination { service, endpoint, options })
-        | Command::EditDestination { service, endpoint, options }) = command
-        else {
-            return Ok(());
-        };
-        let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
-        let rewrites = options.method == ForwardingMethod::Nat && !unchanged && takes_any_port(*service);
-        // Packets to a loopback address are dropped, as under IPVS.
-        let is_loopback = endpoint.addr.is_loopback();
-        // A destination whose address became local later can still be edited, for example to quiesce it.
-        let known = state.service(service).and_then(|service| service.destination(*endpoint));
-        let was_so = known.is_some_and(|known| known.options.method == options.method);
-        if !rewrites || is_loopback || was_so || !self.publication.snapshot.egress.is_own(endpoint.addr) {
-            return Ok(());
-        }
-        Err(CommandError::NotSupported {
-            object: format!("real server {endpoint}"),
-            what: "NAT (-m) to the director itself, for a service of a mark, of port 0 or of FTP, is"
-                .to_owned(),
-            next: "use -g, and have the server listen at the virtual address".to_owned(),
-        })
-    }
-
     /// Replaces the machine's interfaces. Synchronization daemons on an interface that is gone, or was created anew,
-    /// wait for it. The next publication tells the workers.
+    /// wait for it. The next publication informs the workers.
     pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
-        let devices = links.into_iter().map(|link| (link.name.clone(), link.ifindex)).collect();
-        let former = mem::replace(&mut self.devices, devices);
+        let former = mem::replace(
+            &mut self.devices,
+            links.into_iter().map(|link| (link.name.clone(), link.ifindex)).collect(),
+        );
         self.stop_daemons_of_changed(&former);
     }
 
@@ -485,8 +437,8 @@ impl<D: Datapath> Control<D> {
         let _ = self.publish();
     }
 
-    /// Does what is due: samples the counters, scans the trash, checks the memory left, expires entries of lists and
-    /// load reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
+    /// Performs the tasks that are due: samples the counters, scans the trash, checks the memory left, expires entries
+    /// of lists and load reports, maintains owned services, reverts unconfirmed rules. Returns when the next call is due.
     ///
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
@@ -495,8 +447,9 @@ impl<D: Datapath> Control<D> {
         let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
         if self.schedule.unused(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
-            let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || !self.steered.deleted_locals.is_empty() {
+            if self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }))
+                || !self.steered.deleted_locals.is_empty()
+            {
                 self.steered.set_all_due();
             } else {
                 self.registry.with_leftover_steering().for_each(|key| self.steered.set_due(key));
@@ -528,8 +481,10 @@ impl<D: Datapath> Control<D> {
         if !self.publication.held.is_empty() || self.steered.is_due() {
             let _ = self.settle(SHORT_WAIT);
         }
-        let due = [unconfirmed, listed, self.registry.trash_scan()];
-        Ok(due.into_iter().flatten().fold(self.schedule.next(), Millis::min))
+        Ok([unconfirmed, listed, self.registry.trash_scan()]
+            .into_iter()
+            .flatten()
+            .fold(self.schedule.next(), Millis::min))
     }
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.
@@ -549,8 +504,10 @@ impl<D: Datapath> Control<D> {
 /// The broadcast addresses of the networks that the director is in. Networks of one or two addresses have none
 /// (RFC 3021).
 fn broadcasts(network: &Network) -> BTreeSet<IpAddr> {
-    let addresses = network.links.iter().flat_map(|link| &link.addresses);
-    addresses
+    network
+        .links
+        .iter()
+        .flat_map(|link| &link.addresses)
         .filter_map(|(own, len)| match own {
             IpAddr::V4(own) if *len < 31 => {
                 Some(IpAddr::V4(Ipv4Addr::from(u32::from(*own) | (u32::MAX >> len))))
@@ -571,6 +528,7 @@ mod tests {
     use xvs_dataplane::snapshot::syn_limits::SynLimits;
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
+    use xvs_model::config::command::Command;
     use xvs_model::config::destination::DestinationOptions;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::sync_daemon::SyncDaemon;

@@ -46,7 +46,7 @@ impl NextHops {
         self.unresolved = Due::Everything;
     }
 
-    /// The next hops to keep resolved; `None`: the same as at the last call. `destinations` are the addresses of all
+    /// The next hops to keep resolved; `None`: no change since the last call. `destinations` are the addresses of all
     /// destinations.
     pub(super) fn update(
         &mut self,
@@ -61,10 +61,12 @@ impl NextHops {
                 }
                 &self.resolved | &added
             }
-            Due::Everything => {
-                let hops = destinations.flat_map(|addr| towards(addr, egress));
-                self.gateways.iter().copied().chain(hops).collect()
-            }
+            Due::Everything => self
+                .gateways
+                .iter()
+                .copied()
+                .chain(destinations.flat_map(|addr| towards(addr, egress)))
+                .collect(),
         };
         let differs = wanted != self.resolved;
         self.resolved = wanted;
@@ -72,7 +74,7 @@ impl NextHops {
     }
 }
 
-/// The interfaces and next hops of packets to an address, of each VRF and of none.
+/// The interfaces and next hops of packets to an address, in each VRF and outside VRFs.
 fn towards(addr: IpAddr, egress: &Egress) -> impl Iterator<Item = (u32, IpAddr)> {
     [None].into_iter().chain(egress.vrfs().iter().copied().map(Some)).filter_map(move |vrf| {
         match egress.route(RouteKey::from(addr).of_vrf(vrf), 0) {
@@ -84,15 +86,18 @@ fn towards(addr: IpAddr, egress: &Egress) -> impl Iterator<Item = (u32, IpAddr)>
 
 /// Gateways of all routes over links that the director uses.
 fn gateways(network: &Network) -> Neighbours {
-    let hops = network.routes.iter().filter_map(|route| match &route.action {
-        RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local
-        | RouteAction::Broadcast
-        | RouteAction::Unreachable
-        | RouteAction::Throw
-        | RouteAction::Vrf(_) => None,
-    });
-    hops.flatten()
+    network
+        .routes
+        .iter()
+        .filter_map(|route| match &route.action {
+            RouteAction::Unicast(hops) => Some(hops),
+            RouteAction::Local
+            | RouteAction::Broadcast
+            | RouteAction::Unreachable
+            | RouteAction::Throw
+            | RouteAction::Vrf(_) => None,
+        })
+        .flatten()
         .filter(|hop| network.links.iter().any(|link| link.ifindex == hop.ifindex))
         .filter_map(|hop| Some((hop.ifindex, hop.via?)))
         .collect()

@@ -1,8 +1,7 @@
-//! Keys of QUIC configurations: read from their files when a configuration is added, when xvsd starts and at each
-//! reload.
+//! Keys of QUIC configurations: read from files when a configuration is added, when xvsd starts and at each reload.
 //!
-//! A file without a key makes a command or a reload fail, but not a start: then its configurations choose no real
-//! server, with a warning, until a reload finds the file correct.
+//! A file without a key makes a command or a reload fail, but not a start: after a start, the configurations of such a
+//! file choose no real server, with a warning, until a reload finds the file correct.
 
 use std::path::Path;
 
@@ -33,12 +32,14 @@ impl<D: Datapath> Control<D> {
             .collect()
     }
 
-    /// Enters the key of a configuration that was added; a former key stays if the file has become wrong. Forgets keys
+    /// Enters the key of a configuration that was added; a former key stays if the file now has a fault. Forgets keys
     /// that no configuration uses any more.
     pub(super) fn enter_quic_keys(&mut self, read: QuicKeys) {
         let mut keys = self.registry.quic_keys.clone();
         for (path, key) in read {
-            let key = key.inspect_err(|fault| tracing::error!("{fault}"));
+            if let Err(fault) = &key {
+                tracing::error!("{fault}");
+            }
             if key.is_ok() || !keys.contains_key(&path) {
                 keys.insert(path, key);
             }
@@ -47,7 +48,7 @@ impl<D: Datapath> Control<D> {
         self.registry.set_quic_keys(keys, &self.state);
     }
 
-    /// The keys that the files have now.
+    /// The keys in the current files.
     ///
     /// # Errors
     /// The first file with a fault.
@@ -70,12 +71,13 @@ impl<D: Datapath> Control<D> {
         )
     }
 
-    /// Why keys of QUIC configurations are not known.
+    /// The reasons why keys of QUIC configurations cannot be used.
     pub(super) fn quic_faults(&self) -> impl Iterator<Item = &QuicKeyError> {
         self.registry.quic_keys.values().filter_map(|key| key.as_ref().err())
     }
 
-    /// The warnings about them, and about server IDs that choose no real server though their service has that address.
+    /// The warnings about these keys, and about server IDs that choose no real server although the service has a real
+    /// server with this address.
     pub(super) fn quic_warnings(&self) -> impl Iterator<Item = Warning> {
         let of_keys = self.registry.quic_keys.iter().filter_map(|(path, key)| {
             let fault = key.as_ref().err()?;
@@ -85,18 +87,21 @@ impl<D: Datapath> Control<D> {
             Some(Warning::new(WarningKind::QuicKey, path.display(), text))
         });
         let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
-            let state = self.state.service(&service);
-            let faulty = server_ids.into_iter().filter(move |row| {
-                let mut known = state.into_iter().flat_map(|state| &state.destinations);
-                known.any(|known| known.endpoint.addr == row.server.addr)
-            });
-            faulty.filter_map(move |ServerIdRow { id, server, fault }| {
-                let why = fault?;
-                let text = format!(
-                    "{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"
-                );
-                Some(Warning::new(WarningKind::QuicServerId, format_args!("{service} {server} {id}"), text))
-            })
+            let destinations = self.state.service(&service).map_or(&[][..], |state| &state.destinations);
+            server_ids
+                .into_iter()
+                .filter(|row| destinations.iter().any(|dest| dest.endpoint.addr == row.server.addr))
+                .filter_map(move |ServerIdRow { id, server, fault }| {
+                    let why = fault?;
+                    let text = format!(
+                        "{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"
+                    );
+                    Some(Warning::new(
+                        WarningKind::QuicServerId,
+                        format_args!("{service} {server} {id}"),
+                        text,
+                    ))
+                })
         });
         of_keys.chain(of_ids)
     }

@@ -1,35 +1,53 @@
-//! Reconciliation of services owned by health checks: the desired state follows the wanted state of the checks.
+//! Services owned by health checks: the desired state follows the wanted state of the checks.
 //!
-//! The wanted state of each owned service is kept here. A change of the wanted state becomes commands, which are
-//! admitted like operators' commands and published in one snapshot. Refused commands are tried again each second.
-//! Changes by hand to owned services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are
-//! never touched. Cost: a comparison of the named or changed services, whatever the number of others. Not here: the
-//! origin of the wanted state (`xvs_health`), the comparison of two states (`xvs_model::config::difference`).
+//! A change of the wanted state becomes commands, which are admitted like operators' commands and published in one
+//! snapshot. Refused commands are tried again each second. Manual changes to owned services are drift: drift stays and
+//! is reported, or is undone ([`Repair`]). Other services never change. Cost: a comparison of the named or changed
+//! services, whatever the number of others. Not here: the source of the wanted state (`xvs_health`), the comparison of
+//! two states (`xvs_model::config::difference`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{Difference, commands_for, differences};
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::objects::Object;
 use xvs_model::report::event::Kind;
+use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::owned_services::{ORIGIN, OwnedServices};
+use crate::control::follow::{Change, Follow};
 use crate::journal::format::Entry;
+
+/// Services owned by health checks.
+#[derive(Default)]
+pub(super) struct OwnedServices {
+    /// The wanted state, which has the owned services and nothing else.
+    wanted: State,
+    /// The last refused command for each object, with its error.
+    refused: BTreeMap<Object, (Command, CommandError)>,
+    /// Services that may have changed since drift was last computed.
+    dirty: BTreeSet<ServiceKey>,
+    /// For each service with drift, the commands that restore the wanted state.
+    drift: BTreeMap<ServiceKey, Vec<Command>>,
+    /// The commands of `drift` as command lines.
+    drift_lines: Arc<[String]>,
+    repair: Repair,
+}
 
 impl<D: Datapath> Control<D> {
     /// Replaces the wanted state of these services; `None` deletes a service and its destinations, if it is owned.
-    /// All commands are published in one snapshot. Compares the services that are named; with
-    /// [`ReconcileScope::Everything`] all owned ones.
+    /// All commands are published in one snapshot. Compares the named services; with [`ReconcileScope::Everything`] all
+    /// owned services.
     ///
     /// # Errors
     /// None. Refused commands are in the result; a late worker becomes a warning.
@@ -66,9 +84,9 @@ impl<D: Datapath> Control<D> {
             ReconcileScope::Changes => self.owned.refused.retain(|object, _| !changed.contains(object)),
         }
         self.owned.dirty.extend(&named);
-        let commands = self.restoring_commands(&named, scope, &changed);
-        let reconciled = self.carry_out_admitted(ORIGIN, commands, now);
-        // Services may be owned from now on without a change of them.
+        let reconciled =
+            self.carry_out_admitted(ORIGIN, self.restoring_commands(&named, scope, &changed), now);
+        // A service may become owned without a change of the desired state.
         self.save();
         reconciled
     }
@@ -94,15 +112,15 @@ impl<D: Datapath> Control<D> {
     pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.owned_with()).collect();
+            let services: BTreeSet<_> = refused.iter().filter_map(Object::owned_with).collect();
             // A command that is no longer refused may be drift.
-            self.owned.dirty.extend(&of);
-            let commands = self.restoring_commands(&of, ReconcileScope::Changes, &refused);
+            self.owned.dirty.extend(&services);
+            let commands = self.restoring_commands(&services, ReconcileScope::Changes, &refused);
             self.carry_out_admitted(ORIGIN, commands, now);
         }
         self.update_drift();
         if self.owned.repair == Repair::Always && !self.owned.drift.is_empty() {
-            let commands = self.owned.drift.values().flatten().cloned().collect();
+            let commands = self.drift();
             self.carry_out_admitted("put back", commands, now);
             self.update_drift();
         }
@@ -120,11 +138,10 @@ impl<D: Datapath> Control<D> {
         for command in commands {
             let Some(object) = command.object() else { continue };
             // Destinations of a refused service wait with it.
-            let waits = object
-                .service()
-                .filter(|key| self.state.service(key).is_none())
-                .is_some_and(|key| refused.contains_key(&Object::Service(key)));
-            if !waits
+            let waits_for_service = object.service().is_some_and(|key| {
+                self.state.service(&key).is_none() && refused.contains_key(&Object::Service(key))
+            });
+            if !waits_for_service
                 && !refused.contains_key(&object)
                 && let Some(key) = object.owned_with()
             {
@@ -162,37 +179,37 @@ impl<D: Datapath> Control<D> {
         commands_for(&differences)
     }
 
-    /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
+    /// Carries out the commands that are admitted, in one snapshot. Events and the log have them with their origin.
     fn carry_out_admitted(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
-        let of: BTreeSet<_> =
-            commands.iter().filter_map(Command::object).filter_map(|object| object.owned_with()).collect();
+        let services: BTreeSet<_> =
+            commands.iter().filter_map(|command| command.object()?.owned_with()).collect();
         // Tried on a copy first, so that refused commands are not steered.
-        let mut trial = self.state.restricted_to(&of);
+        let mut trial = self.state.restricted_to(&services);
         let mut admitted = Vec::new();
         let mut refused = Vec::new();
         for command in commands {
-            let tried = self.admit(&trial, &command).map(|accepted| trial.enter(accepted));
-            match tried {
+            match self.admit(&trial, &command).map(|accepted| trial.enter(accepted)) {
                 Ok(()) => admitted.push(command),
                 Err(error) => refused.push((command, error)),
             }
         }
-        let extended = self.extend_steering(&admitted);
+        let has_room = self.extend_steering(&admitted).is_ok();
         let mut done = Vec::new();
         for command in admitted {
             // If steering has no room for all commands, each is tried by itself.
-            let room =
-                if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
-            let prepared = room.and_then(|()| self.prepare(&command));
-            match prepared.and_then(|prepared| self.carry_out(prepared, now)) {
+            let steered = if has_room { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
+            match steered.and_then(|()| self.prepare_and_carry_out(&command, now)) {
                 Ok(()) => done.push((format!("{origin}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
         // These destinations are added with their service once it is accepted.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
-        let again = refused.iter().filter_map(|refused| Some((refused.0.object()?, refused.clone())));
-        self.owned.refused.extend(again);
+        for (command, error) in &refused {
+            self.owned
+                .refused
+                .extend(command.object().map(|object| (object, (command.clone(), error.clone()))));
+        }
         let changed = done.len();
         if changed > 0 {
             // A late worker becomes a warning.
@@ -204,9 +221,63 @@ impl<D: Datapath> Control<D> {
     }
 }
 
+impl OwnedServices {
+    /// Keys of all owned services, whether or not they exist in the desired state.
+    pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
+        self.wanted.services().map(|(key, _)| *key)
+    }
+
+    /// Whether health checks own this object: an owned service, one of its destinations, or a wanted limit.
+    pub(super) fn owns(&self, object: Option<Object>) -> bool {
+        match object {
+            Some(Object::Limit(key)) => self.wanted.limits().contains_key(&key),
+            Some(object) => object.service().is_some_and(|key| self.wanted.service(&key).is_some()),
+            None => false,
+        }
+    }
+
+    /// The warnings about refused commands, and about drift.
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        use WarningKind::{KeepalivedCommandRefused, KeepalivedDrift};
+        let mut warnings = Vec::new();
+        for (command, error) in self.refused.values().take(NAMED_REFUSALS) {
+            let line = command_line(command);
+            let text = format!("{ORIGIN}: {line}: refused, and tried again each second: {error}");
+            warnings.push(Warning::new(KeepalivedCommandRefused, line, text));
+        }
+        if let more @ 1.. = self.refused.len().saturating_sub(NAMED_REFUSALS) {
+            let text = format!("{ORIGIN}: {more} more commands are refused");
+            warnings.push(Warning::new(KeepalivedCommandRefused, "", text));
+        }
+        let lead = match self.drift_lines.len() {
+            0 => return warnings,
+            1 => "1 command restores".to_owned(),
+            several => format!("{several} commands restore"),
+        };
+        let text = format!("services of the keepalived.conf were changed by hand; {lead} them: `xvs health`");
+        warnings.push(Warning::new(KeepalivedDrift, "", text));
+        warnings
+    }
+}
+
+impl Follow for OwnedServices {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        if *change.command == Command::Flush {
+            self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
+        }
+        let service = change.command.object().and_then(|object| object.owned_with());
+        self.dirty.extend(service.filter(|key| self.wanted.service(key).is_some()));
+    }
+}
+
+/// The origin of these commands in events, the log and warnings.
+const ORIGIN: &str = "health";
+
+/// The number of refused commands with a warning each.
+const NAMED_REFUSALS: usize = 8;
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
     use xvs_model::config::destination::{Destination, DestinationOptions};
     use xvs_model::config::service::ServiceOptions;

@@ -36,11 +36,16 @@ impl<D: Datapath> Control<D> {
     /// warning.
     pub fn reload(&mut self, new: Reloaded, now: Millis) -> Vec<String> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
-        let feedback_keys: Vec<_> =
-            changed.iter().filter_map(|key| key.strip_prefix(PREFIX)).map(str::to_owned).collect();
-        let ipvs_keys: Vec<_> = changed.iter().filter(|key| !key.starts_with(PREFIX)).cloned().collect();
-        self.settings.ipvs = with_keys(&self.settings.ipvs, &ipvs, &ipvs_keys);
-        self.settings.feedback = with_keys(&self.settings.feedback, &feedback, &feedback_keys);
+        self.settings.ipvs = with_keys(
+            &self.settings.ipvs,
+            &ipvs,
+            changed.iter().map(String::as_str).filter(|key| !key.starts_with(PREFIX)),
+        );
+        self.settings.feedback = with_keys(
+            &self.settings.feedback,
+            &feedback,
+            changed.iter().filter_map(|key| key.strip_prefix(PREFIX)),
+        );
         self.settings.set_start(settings);
         let undone: Vec<_> = changed.into_iter().filter(|key| self.settings.unset(key)).collect();
         self.set_repair(repair);
@@ -54,17 +59,26 @@ impl<D: Datapath> Control<D> {
 
     /// Writes these lines to the journal.
     pub fn write_entries(&mut self, entries: Vec<Entry>) {
-        entries.into_iter().for_each(|entry| self.note_entry(|| entry));
+        for entry in entries {
+            self.note_entry(|| entry);
+        }
         self.save();
     }
 }
 
 /// `live` with the values that `new` has for these keys.
-fn with_keys<T: Serialize + DeserializeOwned + Clone>(live: &T, new: &T, keys: &[String]) -> T {
-    let documents = (serde_json::to_value(live), serde_json::to_value(new));
-    let (Ok(mut document), Ok(values)) = documents else { return new.clone() };
-    keys.iter().for_each(|key| document[key] = values[key].clone());
-    // Each value is one of the same type, so that nothing is refused.
+fn with_keys<'a, T: Serialize + DeserializeOwned + Clone>(
+    live: &T,
+    new: &T,
+    keys: impl IntoIterator<Item = &'a str>,
+) -> T {
+    let (Ok(mut document), Ok(values)) = (serde_json::to_value(live), serde_json::to_value(new)) else {
+        return new.clone();
+    };
+    for key in keys {
+        document[key] = values[key].clone();
+    }
+    // Both documents are of one type, so no value is refused.
     serde_json::from_value(document).unwrap_or_else(|_| new.clone())
 }
 
@@ -81,14 +95,14 @@ mod tests {
         for (key, value) in [("sloppy_sctp", "1"), ("mss_clamp", "off")] {
             new.set(key, value).unwrap();
         }
-        let all = with_keys(&live, &new, &["sloppy_sctp".to_owned(), "mss_clamp".to_owned()]);
+        let all = with_keys(&live, &new, ["sloppy_sctp", "mss_clamp"]);
         live.set("sloppy_sctp", "1").unwrap();
         live.set("mss_clamp", "off").unwrap();
         assert_eq!(all, live);
         let (mut live, mut new) = (Feedback::default(), Feedback::default());
         live.set("step", "7").unwrap();
         new.set("services", "FWM 7").unwrap();
-        let all = with_keys(&live, &new, &["services".to_owned()]);
+        let all = with_keys(&live, &new, ["services"]);
         live.set("services", "FWM 7").unwrap();
         assert_eq!(all, live);
     }

@@ -1,8 +1,8 @@
-//! The part of each change that the journal keeps.
+//! The changes that the journal keeps.
 //!
-//! A change is noted once it is carried out, and written before it is published and answered. Services owned by health
-//! checks, and the timeouts of a keepalived.conf, are not noted: they come from that file again. A service that becomes
-//! owned leaves the journal. Not here: the file (`journal/`).
+//! A change is noted once it is carried out, and written before it is published and answered. Objects owned by health
+//! checks, and the timeouts of a keepalived.conf, are not noted: xvsd reads them from that file again. An object that
+//! becomes owned leaves the journal. Not here: the file (`journal/`).
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::Command;
@@ -14,12 +14,12 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::owned_services::OwnedServices;
+use crate::control::reconcile::OwnedServices;
 use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::journal::replay::{TimeoutsBySource, rules_without_timeouts};
 
-/// What a daemon begins with, beside rules.
+/// The state with which a daemon begins, beside rules.
 #[derive(Default)]
 pub struct Begun {
     /// The timeouts of an earlier daemon.
@@ -28,33 +28,34 @@ pub struct Begun {
     pub settings: Vec<(String, String)>,
     /// Synchronization daemons that could not start, which are tried again.
     pub refused: Vec<(SyncDaemon, CommandError)>,
-    /// The journal that is kept from now on.
+    /// The journal that is written from now on.
     pub journal: Option<Journal>,
 }
 
 impl<D: Datapath> Control<D> {
-    /// Takes over the timeouts of an earlier daemon, and begins a journal with the present state.
+    /// Takes over the timeouts of an earlier daemon, and begins a journal with the current state.
     ///
     /// # Errors
     /// The timeouts are refused. A journal that cannot be written becomes a warning.
     pub fn begin_journal(&mut self, begun: Begun, now: Millis) -> Result<(), CommandError> {
-        let Begun { timeouts, settings, refused, journal } = begun;
         self.lists.starting = false;
-        for (timeouts, source) in timeouts.iter() {
+        for (timeouts, source) in begun.timeouts.iter() {
             let command = Command::Add(Rule::Timeouts(timeouts));
-            let prepared = self.prepare(&command)?;
-            self.carry_out(prepared, now)?;
+            self.prepare_and_carry_out(&command, now)?;
             self.settings.note_timeouts(&command, source);
         }
-        refused.into_iter().for_each(|(daemon, why)| self.await_daemon(daemon, &why));
-        if let Some(mut journal) = journal {
-            let timeouts = self
-                .settings
-                .sourced_timeouts(self.state.timeouts())
-                .into_iter()
-                .filter(|(_, source)| *source != Source::Default);
-            timeouts.for_each(|(timeouts, source)| journal.note(&Entry::Timeouts(timeouts, source)));
-            settings.into_iter().for_each(|(key, value)| journal.note(&Entry::Set { key, value }));
+        for (daemon, why) in begun.refused {
+            self.await_daemon(daemon, &why);
+        }
+        if let Some(mut journal) = begun.journal {
+            for (timeouts, source) in self.settings.sourced_timeouts(self.state.timeouts()) {
+                if source != Source::Default {
+                    journal.note(&Entry::Timeouts(timeouts, source));
+                }
+            }
+            for (key, value) in begun.settings {
+                journal.note(&Entry::Set { key, value });
+            }
             journal.write_anew(&entries(&self.state, &self.owned));
             self.journal = Some(journal);
         }
@@ -63,8 +64,8 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Notes commands that were carried out, and where timeouts that they set come from: those of keepalived.conf are
-    /// set again by that file.
+    /// Notes commands that were carried out, and the source of the timeouts that they set: keepalived.conf sets its
+    /// timeouts again.
     pub(super) fn note<'a>(&mut self, commands: impl IntoIterator<Item = &'a Command>, source: Source) {
         for command in commands {
             self.settings.note_timeouts(command, source);
@@ -79,13 +80,13 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Notes rules that were applied and wait to be confirmed.
+    /// Notes rules that were applied and are not confirmed yet.
     pub(super) fn note_unconfirmed(&mut self, commands: &[Command]) {
         commands.iter().for_each(|command| self.settings.note_timeouts(command, Source::RulesFile));
         self.note_entry(|| Entry::Unconfirmed(commands.to_vec()));
     }
 
-    /// Notes that the sources of the timeouts are those in force.
+    /// Notes the timeouts in force with their sources.
     pub(super) fn note_timeout_sources(&mut self) {
         for (timeouts, source) in self.settings.sourced_timeouts(self.state.timeouts()) {
             self.note_entry(|| Entry::Timeouts(timeouts, source));
@@ -99,7 +100,8 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Writes what could not be written before, if there is room again. For a successor, which begins with the journal.
+    /// Writes changes that could not be written before, if there is room again. For a successor, which begins with the
+    /// journal.
     ///
     /// # Errors
     /// The journal lacks changes that are in force.
@@ -113,7 +115,7 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Writes what was noted.
+    /// Writes the noted changes.
     pub(super) fn save(&mut self) {
         let Self { journal: Some(journal), state, owned, unconfirmed, .. } = self else { return };
         // While rules wait to be confirmed, the journal must also have the state before them.

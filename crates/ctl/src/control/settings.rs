@@ -30,17 +30,23 @@ pub(super) struct ActiveSettings {
     memory: Memory,
     /// All settings of xvs.toml as they were at the start.
     start: Vec<Setting>,
-    /// The sources of the settings that were set since, by their keys.
+    /// The sources of the settings that were set since the start, by their keys.
     changed: BTreeMap<String, Source>,
-    /// The settings in force, for reports; `None`: one has changed since.
+    /// The settings in force, for reports; `None`: a setting has changed since the last report.
     list: Option<Arc<[Setting]>>,
 }
 
 impl ActiveSettings {
     /// These settings, with plenty of memory.
     pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
-        let start = Vec::new();
-        Self { ipvs, feedback, memory: Memory::Plenty, start, changed: BTreeMap::new(), list: None }
+        Self {
+            ipvs,
+            feedback,
+            memory: Memory::Plenty,
+            start: Vec::new(),
+            changed: BTreeMap::new(),
+            list: None,
+        }
     }
 
     /// Sets one setting by its name.
@@ -48,7 +54,7 @@ impl ActiveSettings {
     /// # Errors
     /// The errors of [`xvs_model::config::settings::set`]; then nothing has changed.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        xvs_model::config::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
+        settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
         self.changed.insert(key.to_owned(), Source::XvsSet);
         self.list = None;
         Ok(())
@@ -66,32 +72,37 @@ impl ActiveSettings {
         self.list = None;
     }
 
-    /// Notes where the timeouts that a command sets come from.
+    /// Notes the source of the timeouts that a command sets.
     pub(super) fn note_timeouts(&mut self, command: &Command, source: Source) {
         let Command::Add(Rule::Timeouts(timeouts)) = command else { return };
-        let set = timeouts_by_key(*timeouts).into_iter().filter(|(_, value)| *value != 0);
-        self.changed.extend(set.map(|(key, _)| (key, source)));
+        for (key, seconds) in timeouts_by_key(*timeouts) {
+            if seconds != 0 {
+                self.changed.insert(key, source);
+            }
+        }
         self.list = None;
     }
 
-    /// Each timeout that does not come from keepalived.conf, alone, with its source.
+    /// Each timeout with its source, one timeout at a time, without timeouts from keepalived.conf.
     pub(super) fn sourced_timeouts(&self, timeouts: Timeouts) -> Vec<(Timeouts, Source)> {
         let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
-        let each = [
+        [
             Timeouts { tcp_seconds, ..Timeouts::UNSET },
             Timeouts { tcp_fin_seconds, ..Timeouts::UNSET },
             Timeouts { udp_seconds, ..Timeouts::UNSET },
-        ];
-        let sources = self.timeout_sources().0.map(Option::unwrap_or_default);
-        each.into_iter().zip(sources).filter(|(_, source)| *source != Source::KeepalivedConf).collect()
+        ]
+        .into_iter()
+        .zip(self.timeout_sources().0.map(Option::unwrap_or_default))
+        .filter(|(_, source)| *source != Source::KeepalivedConf)
+        .collect()
     }
 
-    /// Where the timeouts come from.
+    /// The sources of the timeouts.
     pub(super) fn timeout_sources(&self) -> TimeoutSources {
         TimeoutSources(timeouts_by_key(Timeouts::UNSET).map(|(key, _)| self.changed.get(&key).copied()))
     }
 
-    /// Notes that the timeouts are again those that come from these sources.
+    /// Notes that the timeouts have these sources again.
     pub(super) fn restore_timeout_sources(&mut self, sources: TimeoutSources) {
         for ((key, _), source) in timeouts_by_key(Timeouts::UNSET).into_iter().zip(sources.0) {
             self.changed.remove(&key);
@@ -100,17 +111,17 @@ impl ActiveSettings {
         self.list = None;
     }
 
-    /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
+    /// The settings in force, in the order of their keys. The same list as before, unless a setting has changed.
     pub(super) fn list(&mut self, timeouts: Timeouts) -> &Arc<[Setting]> {
         let Self { ipvs, feedback, start, changed, list, .. } = self;
         list.get_or_insert_with(|| {
-            let live = [("", serde_json::to_value(ipvs)), ("feedback", serde_json::to_value(feedback))];
-            let live =
-                live.into_iter().flat_map(|(prefix, values)| flattened(prefix, values.unwrap_or_default()));
-            let timeouts = timeouts_by_key(timeouts).map(|(key, seconds)| (key, seconds.into()));
             let mut all: BTreeMap<_, _> =
                 start.iter().map(|setting| (setting.key.clone(), setting.clone())).collect();
-            for (key, value) in live.chain(timeouts) {
+            for (key, value) in flattened("", serde_json::to_value(ipvs).unwrap_or_default())
+                .into_iter()
+                .chain(flattened("feedback", serde_json::to_value(feedback).unwrap_or_default()))
+                .chain(timeouts_by_key(timeouts).map(|(key, seconds)| (key, seconds.into())))
+            {
                 let at_start = all.get(&key).map(|setting| setting.source).unwrap_or_default();
                 let source = changed.get(&key).copied().unwrap_or(at_start);
                 all.insert(key.clone(), Setting { key, value, source });
@@ -120,8 +131,8 @@ impl ActiveSettings {
     }
 
     /// Notes the available pages of memory (`None`: unknown), and the free entries and the size of the connection
-    /// table. A table with less than an eighth free counts as a lack of memory, too. A full table counts as half of
-    /// `amemthresh`, so that `drop_packet` still lets every second packet through.
+    /// table. A table with less than an eighth free counts as short memory, too. A full table counts as half of
+    /// `amemthresh`, so that `drop_packet` still drops only every second packet.
     pub(super) fn observe(&mut self, pages: Option<u32>, (free, size): (usize, usize)) {
         let half = (self.ipvs.amemthresh / 2) as usize;
         let entries = (free * 8 < size).then(|| (half + half * free * 8 / size) as u32);
@@ -181,20 +192,16 @@ impl ActiveSettings {
     }
 }
 
-/// The source of each timeout since the start; `None`: that of the start.
+/// The source of each timeout since the start; `None`: the source at the start.
 #[derive(Clone, Copy)]
 pub(super) struct TimeoutSources([Option<Source>; 3]);
 
 /// The timeouts by the keys of their settings.
 fn timeouts_by_key(timeouts: Timeouts) -> [(String, u32); 3] {
     let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
-    let all =
-        [("tcp_seconds", tcp_seconds), ("tcp_fin_seconds", tcp_fin_seconds), ("udp_seconds", udp_seconds)];
-    all.map(|(name, value)| (format!("{TIMEOUTS}.{name}"), value))
+    [("tcp_seconds", tcp_seconds), ("tcp_fin_seconds", tcp_fin_seconds), ("udp_seconds", udp_seconds)]
+        .map(|(name, value)| (format!("timeouts.{name}"), value))
 }
-
-/// The section of the timeouts in the names of settings.
-const TIMEOUTS: &str = "timeouts";
 
 #[cfg(test)]
 mod tests {

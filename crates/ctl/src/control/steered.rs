@@ -1,4 +1,4 @@
-//! Packets that the XDP program steers for the services, and the services whose steered packets are to be recomputed.
+//! Packets that the XDP program steers for the services, and the services whose steering is to be recomputed.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -21,11 +21,11 @@ use crate::steering::{Item, SteeredItems, networks, rules_for};
 /// The packets that are steered.
 #[derive(Default)]
 pub(super) struct Steered {
-    /// What is steered for each service; out of date for those in `due`.
+    /// The items steered for each service; out of date for services in `due`.
     items: SteeredItems,
     /// Services whose steering may have changed since the last update.
     due: Due<ServiceKey>,
-    /// What is steered for commands before they are carried out.
+    /// The items steered for commands that are not carried out yet.
     added: BTreeSet<Item>,
     /// Whether there were services of IPv4 and of IPv6 at the last update.
     served: [bool; 2],
@@ -45,7 +45,7 @@ pub(super) enum SteeringUpdate {
     Replace(SteeringRules),
 }
 
-/// What the steering of services depends on.
+/// The services, and the other data on which their steering depends.
 pub(super) struct Services<'a> {
     pub(super) state: &'a State,
     pub(super) registry: &'a mut Registry,
@@ -73,12 +73,12 @@ impl Steered {
         }
     }
 
-    /// Marks a service to be recomputed.
+    /// Marks the steering of a service to be recomputed.
     pub(super) fn set_due(&mut self, key: ServiceKey) {
         self.due.add(key);
     }
 
-    /// Marks everything to be recomputed.
+    /// Marks all steering to be recomputed.
     pub(super) fn set_all_due(&mut self) {
         self.due = Due::Everything;
     }
@@ -86,7 +86,7 @@ impl Steered {
     /// Replaces the addresses of this machine.
     pub(super) fn set_network(&mut self, network: &Network) {
         let local = local(network);
-        // Not for each neighbour that the kernel has resolved.
+        // Not for each neighbour that the kernel resolves.
         if local != self.local {
             self.local = local;
             self.set_all_due();
@@ -99,7 +99,7 @@ impl Steered {
         self.set_all_due();
     }
 
-    /// Notes that these are steered from now on, in addition.
+    /// Notes that these items are steered from now on, in addition.
     pub(super) fn add(&mut self, mut items: BTreeSet<Item>) {
         self.added.append(&mut items);
     }
@@ -115,8 +115,10 @@ impl Steered {
         let mut gone = mem::take(&mut self.added);
         match mem::take(&mut self.due) {
             Due::These(keys) if same => {
-                gone.extend(keys.into_iter().flat_map(|key| self.update_service(key, &mut services)));
-                let gone = gone.into_iter().filter(|item| !self.items.contains(item));
+                for key in keys {
+                    gone.extend(self.update_service(key, &mut services));
+                }
+                gone.retain(|item| !self.items.contains(item));
                 SteeringUpdate::Remove(rules_for(
                     gone,
                     &[services.state.locals(), &self.deleted_locals].concat(),
@@ -126,10 +128,12 @@ impl Steered {
         }
     }
 
-    /// Everything that is to be steered.
+    /// All packets to be steered.
     fn all(&mut self, services: &mut Services<'_>) -> SteeringRules {
         let keys: BTreeSet<_> = services.registry.service_keys().chain(self.items.keys()).collect();
-        keys.into_iter().for_each(|key| _ = self.update_service(key, services));
+        for key in keys {
+            self.update_service(key, services);
+        }
         if !services.registry.has_full_nat_connections() {
             self.deleted_locals.clear();
         }
@@ -137,8 +141,12 @@ impl Steered {
             rules_for(self.items.all(), &[services.state.locals(), &self.deleted_locals].concat());
         rules.local_addresses.clone_from(&self.local);
         if let Some(port) = self.probe_port {
-            let sources = self.local.iter().filter(|addr| !addr.is_loopback());
-            rules.probe_sources = sources.map(|addr| Endpoint { addr: *addr, port }).collect();
+            rules.probe_sources = self
+                .local
+                .iter()
+                .filter(|addr| !addr.is_loopback())
+                .map(|addr| Endpoint { addr: *addr, port })
+                .collect();
         }
         // The XDP program passes packets of a family without services.
         rules.services.retain(|(_, endpoint)| self.serves(endpoint.family()));
@@ -154,7 +162,7 @@ impl Steered {
         self.served[family as usize]
     }
 
-    /// Recomputes what is steered for a service. Returns what is no longer steered for it.
+    /// Recomputes the items steered for a service. Returns the items that are no longer steered for the service.
     fn update_service(&mut self, key: ServiceKey, services: &mut Services<'_>) -> Vec<Item> {
         let mut items = services.registry.steered(key);
         let lives_on = services.registry.has_connections(key);
@@ -169,16 +177,16 @@ impl Steered {
     }
 }
 
-/// Addresses that the kernel delivers to this machine, whatever policy rules say.
+/// Addresses that the kernel delivers to this machine, regardless of policy rules.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let is_of_vrf = |table| network.links.iter().any(|link| link.vrf == Some(table));
-    let is_used = |table| [Table::LOCAL, Table::MAIN].contains(&table) || is_of_vrf(table);
-    let delivered = network
+    network
         .routes
         .iter()
-        .filter(|route| is_used(route.table))
-        .filter(|route| matches!(route.action, RouteAction::Local | RouteAction::Broadcast));
-    delivered
+        .filter(|route| {
+            [Table::LOCAL, Table::MAIN].contains(&route.table)
+                || network.links.iter().any(|link| link.vrf == Some(route.table))
+        })
+        .filter(|route| matches!(route.action, RouteAction::Local | RouteAction::Broadcast))
         .map(|route| route.dest)
         .filter(|dest| *dest == Prefix::host(dest.addr()))
         .map(Prefix::addr)

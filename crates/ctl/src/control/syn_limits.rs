@@ -6,10 +6,35 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
-use xvs_model::objects::limit::LimitReport;
+use xvs_model::config::command::Command;
+use xvs_model::objects::limit::{LimitReport, ServiceLimit};
+use xvs_model::objects::{Object, Rule};
 
 use super::Control;
 use super::datapath::Datapath;
+use super::follow::{Change, Follow};
+
+/// The limits of SYNs that the data plane has. A limit outlives its service.
+#[derive(Default)]
+pub(super) struct PublishedLimits {
+    /// Whether the data plane's limits are out of date.
+    due: bool,
+}
+
+impl Follow for PublishedLimits {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Change { command, state, .. } = change;
+        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
+            change.snapshot.clients.provide();
+        }
+        self.due |= match command.object() {
+            None => **command == Command::Flush && !state.limits().is_empty(),
+            Some(Object::Limit(_)) => true,
+            Some(Object::Service(key)) => state.limits().contains_key(&key),
+            Some(_) => false,
+        };
+    }
+}
 
 impl<D: Datapath> Control<D> {
     /// Enters the limits of SYNs in the working snapshot and in the XDP program, if they have changed.
@@ -18,9 +43,12 @@ impl<D: Datapath> Control<D> {
             return;
         }
         let former = self.publication.snapshot.syn_limits.take().unwrap_or_default();
-        // A service that was deleted may still be steered, for its connections.
-        let there = self.state.limits().iter().filter(|(key, _)| self.state.service(key).is_some());
-        let limits: SynLimits = there
+        let limits: SynLimits = self
+            .state
+            .limits()
+            .iter()
+            // A deleted service may still be steered, for its connections.
+            .filter(|(key, _)| self.state.service(key).is_some())
             .filter_map(|(key, limit)| Some((key, limit.of_syns()?)))
             .map(|(key, rate)| {
                 let limit = match former.get(key) {
@@ -39,14 +67,14 @@ impl<D: Datapath> Control<D> {
         self.publication.snapshot.syn_limits = (!limits.is_empty()).then(|| Arc::new(limits));
     }
 
-    /// The limits with what they have dropped, without clients.
+    /// The limits with the numbers of dropped SYNs, without clients.
     pub(super) fn limits(&mut self) -> LimitReport {
         self.datapath.count_drops();
         let mut report = LimitReport::of(self.state.limits());
-        if let Some(known) = &self.publication.snapshot.syn_limits {
+        if let Some(limits) = &self.publication.snapshot.syn_limits {
             for row in &mut report.limits {
-                let dropped = known.get(&row.service).map(|limit| limit.dropped.load(Ordering::Relaxed));
-                row.syns_dropped = dropped.unwrap_or(0);
+                row.syns_dropped =
+                    limits.get(&row.service).map_or(0, |limit| limit.dropped.load(Ordering::Relaxed));
             }
         }
         report

@@ -1,6 +1,6 @@
 //! The daemons of connection synchronization in the desired state.
 //!
-//! The datapath runs them; workers learn of a master daemon from the snapshot. Not here: the announced connections, and
+//! The datapath runs them; the snapshot informs workers about a master daemon. Not here: the announced connections, and
 //! the messages (`xvs_dataplane::sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,19 +25,19 @@ use crate::control::change::Prepared;
 use crate::control::datapath::{Datapath, SyncSockets};
 
 impl<D: Datapath> Control<D> {
-    /// Starts the daemon that a command wants.
+    /// Starts the daemon that a command adds.
     ///
     /// # Errors
-    /// Its sockets cannot be opened; then nothing has changed.
+    /// The daemon's sockets cannot be opened; then nothing has changed.
     pub(super) fn start_daemon(&mut self, daemon: &SyncDaemon, now: Millis) -> Result<(), CommandError> {
         let daemon = &daemon.admitted();
-        let Ipvs { sync_ports, sync_sock_size, .. } = self.settings.ipvs;
+        let ipvs = &self.settings.ipvs;
         // Both daemons have as many ports as the daemon that started first.
         let ports = match (&self.announcements, &self.inbox) {
-            (None, None) => sync_ports.used(),
+            (None, None) => ipvs.sync_ports.used(),
             _ => self.sync_ports,
         };
-        let sockets = SyncSockets { ports, buffer_bytes: sync_sock_size };
+        let sockets = SyncSockets { ports, buffer_bytes: ipvs.sync_sock_size };
         match daemon.role {
             SyncRole::Master => {
                 let published = self.publication.published.clone();
@@ -49,7 +49,7 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// The result of a command's check. A daemon's missing interface is reported before a daemon that already runs.
+    /// The result of a command's check. For a daemon, a missing interface is reported before a daemon that already runs.
     pub(super) fn with_device<'a>(
         &self,
         command: &Command,
@@ -64,22 +64,19 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Refuses a daemon of which a peer is this director, or a broadcast address.
+    /// Refuses a daemon with a peer that is this director or a broadcast address.
     pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
         let Command::Add(Rule::Daemon(SyncDaemon { role, peers, .. })) = command else { return Ok(()) };
         for peer in peers {
             let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
-            let fault = match () {
-                () if addresses.any(|(addr, _)| addr == peer) => {
-                    "an address of this director; name those of the others"
-                }
-                () if self.is_broadcast(*peer) => {
-                    "a broadcast address; name the other director's own address"
-                }
-                () => continue,
+            let fault = if addresses.any(|(addr, _)| addr == peer) {
+                "an address of this director; name those of the others"
+            } else if self.broadcasts.contains(peer) {
+                "a broadcast address; name the other director's own address"
+            } else {
+                continue;
             };
-            let role = role.name();
-            return Err(CommandError::failed(format_args!("{role} daemon: peer {peer} is {fault}")));
+            return Err(CommandError::failed(format_args!("{} daemon: peer {peer} is {fault}", role.name())));
         }
         Ok(())
     }
@@ -103,7 +100,7 @@ impl<D: Datapath> Control<D> {
                     continue;
                 }
                 if after.is_some() {
-                    // It is in the state.
+                    // Cannot be refused, because the daemon is in the state.
                     let _ = self.change_daemon(&Command::Delete(Object::Daemon(role)), now);
                 }
                 if let Some(daemon) = before
@@ -122,7 +119,7 @@ impl<D: Datapath> Control<D> {
         self.enter(accepted, now)
     }
 
-    /// Wants a daemon that cannot run now. It is tried again each second.
+    /// Adds a daemon that cannot run now to the desired state. It is tried again each second.
     pub(super) fn await_daemon(&mut self, daemon: SyncDaemon, why: &CommandError) {
         let role = daemon.role;
         if self.state.apply(&Command::Add(Rule::Daemon(daemon))).is_ok() {
@@ -146,8 +143,9 @@ impl<D: Datapath> Control<D> {
     pub(super) fn retry_daemons(&mut self, now: Millis) {
         let mut has_started = false;
         for role in self.waiting.keys().copied().collect::<Vec<_>>() {
-            let daemon = self.state.daemons().iter().find(|daemon| daemon.role == role).cloned();
-            let Some(daemon) = daemon else { continue };
+            let Some(daemon) = self.state.daemons().iter().find(|daemon| daemon.role == role).cloned() else {
+                continue;
+            };
             let started = match self.devices.contains_key(&daemon.interface) {
                 true => self.start_daemon(&daemon, now),
                 false => Err(CommandError::NoSuchDevice(daemon.interface)),
@@ -175,7 +173,7 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// The warnings about interfaces with daemons, whose messages can be forged there, unless they are signed.
+    /// The warnings about interfaces on which messages of daemons can be forged, unless messages are signed.
     pub fn unsigned_daemons(&self) -> impl Iterator<Item = Warning> {
         let interfaces: BTreeSet<_> = self.state.daemons().iter().map(|daemon| &*daemon.interface).collect();
         interfaces.into_iter().map(|interface| {
@@ -195,17 +193,22 @@ impl<D: Datapath> Control<D> {
 
     /// Whether a real server is in a network of this interface.
     fn has_servers(&self, interface: &str) -> bool {
-        let links = self.marks.links().iter().filter(|link| link.name == interface);
-        let networks: Vec<_> = links
+        let networks: Vec<_> = self
+            .marks
+            .links()
+            .iter()
+            .filter(|link| link.name == interface)
             .flat_map(|link| &link.addresses)
             .filter_map(|(addr, len)| Prefix::new(*addr, *len))
             .collect();
-        let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
-        servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
+        self.state
+            .services()
+            .flat_map(|(_, service)| &service.destinations)
+            .any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
     }
 
-    /// Stops the daemon of this role. Connections that workers announce before the next publication are lost, as are
-    /// received ones that wait for a worker.
+    /// Stops the daemon of this role. Connections that workers announce before the next publication, and received
+    /// connections that wait for a worker, are lost.
     pub(super) fn stop_daemon(&mut self, role: SyncRole) {
         self.waiting.remove(&role);
         match role {
@@ -220,23 +223,22 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// What workers announce; `None`: no master daemon runs.
+    /// The master daemon as workers use it; `None`: no master daemon runs.
     pub(super) fn sync_master(&self) -> Option<Arc<SyncMaster>> {
         let announcements = self.announcements.as_ref()?;
         let rules = rules(&self.settings.ipvs);
-        let same = self
-            .publication
-            .snapshot
-            .sync_master
-            .as_ref()
-            .filter(|master| master.rules == rules && Arc::ptr_eq(&master.shared, announcements));
-        Some(same.cloned().unwrap_or_else(|| Arc::new(SyncMaster::new(rules, announcements.clone()))))
+        match &self.publication.snapshot.sync_master {
+            Some(master) if master.rules == rules && Arc::ptr_eq(&master.shared, announcements) => {
+                Some(master.clone())
+            }
+            _ => Some(Arc::new(SyncMaster::new(rules, announcements.clone()))),
+        }
     }
 
     /// How workers take connections of other directors; `None`: no backup daemon runs.
     pub(super) fn sync_backup(&self) -> Option<Arc<SyncBackup>> {
-        let packets = self.settings.ipvs.sync_threshold.first;
-        self.inbox.clone().map(|inbox| Arc::new(SyncBackup { packets, inbox }))
+        let inbox = self.inbox.clone()?;
+        Some(Arc::new(SyncBackup { packets: self.settings.ipvs.sync_threshold.first, inbox }))
     }
 }
 
