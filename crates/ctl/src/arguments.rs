@@ -92,7 +92,8 @@ impl Arguments {
             config.interfaces = config.interfaces.chosen(self.interfaces);
             sources.insert("interfaces".to_owned(), Source::CommandLine);
         }
-        let directory = self.state_directory.map(|directory| Some(directory).filter(|it| !it.is_empty()));
+        let directory =
+            self.state_directory.map(|directory| (!directory.is_empty()).then(|| directory.into()));
         set(sources, "workers", self.workers.map(Some), &mut config.workers);
         set(sources, "socket", self.socket, &mut config.socket);
         set(sources, "conn_table_size", self.conn_table_size, &mut config.conn_table_size);
@@ -101,7 +102,7 @@ impl Arguments {
         set(sources, "keepalived.config_id", self.config_id.map(Some), &mut config.keepalived.config_id);
         set(sources, "metrics_address", self.metrics.map(Some), &mut config.metrics_address);
         set(sources, "hold", self.hold, &mut config.hold);
-        set(sources, "state_directory", directory.map(|it| it.map(Into::into)), &mut config.state_directory);
+        set(sources, "state_directory", directory, &mut config.state_directory);
         set(sources, "log", self.log, &mut config.log);
         config.check()?;
         Ok(config)

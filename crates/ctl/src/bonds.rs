@@ -114,12 +114,10 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
         LinkKind::Team => Err(BondError::Team { team: name.to_owned() }),
         LinkKind::Vrf(_) => Err(BondError::Vrf { vrf: name.to_owned() }),
         LinkKind::Bridge => {
-            if let Some(vlan) =
-                links.iter().find(|one| one.vlan.is_some_and(|vlan| vlan.over == link.ifindex))
-            {
-                return Err(BondError::HiddenTags { vlan: vlan.name.clone(), bridge: name.to_owned() });
+            match links.iter().find(|one| one.vlan.is_some_and(|vlan| vlan.over == link.ifindex)) {
+                Some(vlan) => Err(BondError::HiddenTags { vlan: vlan.name.clone(), bridge: name.to_owned() }),
+                None => Ok(()),
             }
-            Ok(())
         }
     }
 }
@@ -156,11 +154,7 @@ pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
 /// Whether there are VLANs on a link, or on its bond.
 fn has_vlans(link: &Link, links: &[Link]) -> bool {
     let bond = bond_of(link, links).map(|bond| bond.ifindex);
-    links
-        .iter()
-        .filter_map(|one| one.vlan)
-        .into_iter()
-        .any(|vlan| vlan.over == link.ifindex || Some(vlan.over) == bond)
+    links.iter().filter_map(|one| one.vlan).any(|vlan| vlan.over == link.ifindex || Some(vlan.over) == bond)
 }
 
 /// The bond that a link is a member of.
@@ -173,11 +167,8 @@ pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<I
     links.iter().filter_map(move |link| {
         let bond = bond_of(link, links)?;
         let is_attached = interfaces.iter().any(|interface| interface.name == link.name);
-        let is_followed = interfaces
-            .iter()
-            .filter_map(|interface| interface.bond.as_ref())
-            .into_iter()
-            .any(|of| of.name == bond.name);
+        let is_followed =
+            interfaces.iter().filter_map(|interface| interface.bond.as_ref()).any(|of| of.name == bond.name);
         (link.up && !is_attached && is_followed).then(|| chosen(link, bond))
     })
 }

@@ -33,6 +33,7 @@ mod keys;
 mod limits;
 
 pub use self::error::ConfigError;
+use self::error::wrong;
 pub use self::interfaces::Interfaces;
 pub use self::keys::{Config, InForce, Keepalived, LogFormat, OffloadMode, TableMemory};
 pub use self::limits::Limits;
@@ -46,10 +47,11 @@ impl Config {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
         let config: Self = parsed(path, &text)?;
-        let document: serde_json::Value = parsed(path, &text)?;
-        let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
-        let toml = Some(FileRecord::of(path, text.as_bytes()));
-        Ok(Self { sources: given.collect(), toml, ..config })
+        Ok(Self {
+            sources: keyed(parsed(path, &text)?).into_iter().map(|(key, _)| (key, Source::Toml)).collect(),
+            toml: Some(FileRecord::of(path, text.as_bytes())),
+            ..config
+        })
     }
 
     /// Whether xvs.toml or the command line has this key.
@@ -64,9 +66,10 @@ impl Config {
             .map(keyed)
             .unwrap_or_default()
             .into_iter()
-            .map(|(key, value)| {
-                let source = self.sources.get(&key).copied().unwrap_or_default();
-                Setting { key, value, source }
+            .map(|(key, value)| Setting {
+                source: self.sources.get(&key).copied().unwrap_or_default(),
+                key,
+                value,
             })
             .collect()
     }
@@ -77,8 +80,7 @@ impl Config {
     /// [`ConfigError::Value`]; [`ConfigError::NoInterface`] and [`ConfigError::InterfaceTwice`].
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.workers == Some(0) {
-            let why = "at least one worker is needed; leave it out for the default";
-            return wrong("workers", "0".to_owned(), why);
+            return wrong("workers", 0, "at least one worker is needed; leave it out for the default");
         }
         let Limits { clients, ipv4_prefix, ipv6_prefix } = self.limits;
         for (key, value, range, why) in [
@@ -89,38 +91,36 @@ impl Config {
             ("sip_calls", self.sip_calls, 1024..=1 << 24, "from 1024 to 16777216 calls"),
         ] {
             if !range.contains(&value) {
-                return wrong(key, value.to_string(), why);
+                return wrong(key, value, why);
             }
         }
         if !MapSizes::ENDPOINTS.contains(&self.steered_endpoints) {
-            let why = "from 1024 to 16777216 endpoints";
-            return wrong("steered_endpoints", self.steered_endpoints.to_string(), why);
+            return wrong("steered_endpoints", self.steered_endpoints, "from 1024 to 16777216 endpoints");
         }
         if self.socket.as_os_str().len() > SOCKET_MAX {
-            return wrong("socket", format!("{:?}", self.socket), "a path of at most 103 bytes");
+            return wrong("socket", &self.socket, "a path of at most 103 bytes");
         }
         if self.offload_after > 1000 {
-            return wrong("offload_after", self.offload_after.to_string(), "from 0 to 1000 packets");
+            return wrong("offload_after", self.offload_after, "from 0 to 1000 packets");
         }
         for (key, ring) in [("receive_ring", self.receive_ring), ("transmit_ring", self.transmit_ring)] {
             if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {
-                return wrong(key, ring.to_string(), "a power of two from 64 to 65536 frames");
+                return wrong(key, ring, "a power of two from 64 to 65536 frames");
             }
         }
         match (&self.metrics_certificate, &self.metrics_private_key) {
             (Some(certificate), None) => {
                 let why = "without a private key; name its file with metrics_private_key";
-                return wrong("metrics_certificate", format!("{certificate:?}"), why);
+                return wrong("metrics_certificate", certificate, why);
             }
             (None, Some(key)) => {
                 let why = "without a certificate; name its file with metrics_certificate";
-                return wrong("metrics_private_key", format!("{key:?}"), why);
+                return wrong("metrics_private_key", key, why);
             }
             _ => {}
         }
         if self.status_page && self.metrics_address.is_none() {
-            let why = "without an address; name one with metrics_address";
-            return wrong("status_page", "true".to_owned(), why);
+            return wrong("status_page", true, "without an address; name one with metrics_address");
         }
         self.connection_log.check()?;
         self.fleet.check()?;
@@ -157,10 +157,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Rules`].
     pub fn read_files(&self) -> Result<Files, ConfigError> {
-        let keys = self.sources.iter().filter(|(_, source)| **source == Source::Toml);
         let mut files = Files {
             toml: self.toml.clone(),
-            toml_keys: keys.map(|(key, _)| key.clone()).collect(),
+            toml_keys: self
+                .sources
+                .iter()
+                .filter(|(_, source)| **source == Source::Toml)
+                .map(|(key, _)| key.clone())
+                .collect(),
             has_fleet: !self.fleet.etcd.is_empty(),
             ..Files::default()
         };
@@ -179,11 +183,9 @@ impl Config {
 
     /// The files of the access lists of all services.
     pub fn list_files(&self) -> ListFiles {
-        let files = [(ListKind::Deny, &self.deny_file), (ListKind::Allow, &self.allow_file)];
-        files
+        [(ListKind::Deny, &self.deny_file), (ListKind::Allow, &self.allow_file)]
             .into_iter()
-            .filter_map(|(kind, file)| Some((kind, file.clone()?)))
-            .map(|(kind, file)| (ListKey { kind, service: None }, file))
+            .filter_map(|(kind, file)| Some((ListKey { kind, service: None }, file.clone()?)))
             .collect()
     }
 
@@ -193,16 +195,15 @@ impl Config {
     /// [`ConfigError::Value`].
     pub fn log_filter(&self) -> Result<EnvFilter, ConfigError> {
         // The filter would take an unknown word as the name of a target, and nothing else would be logged.
-        let is_word = !self.log.contains(['=', ',']);
-        let filter = match is_word && !LEVELS.contains(&self.log.as_str()) {
-            true => None,
-            false => EnvFilter::try_new(&self.log).ok(),
-        };
-        filter.ok_or_else(|| ConfigError::Value {
-            key: "log",
-            value: format!("{:?}", self.log),
-            why: "error, warn, info, debug, or a filter such as info,xvs_host::network=debug",
-        })
+        let is_unknown_word = !self.log.contains(['=', ',']) && !LEVELS.contains(&self.log.as_str());
+        match EnvFilter::try_new(&self.log) {
+            Ok(filter) if !is_unknown_word => Ok(filter),
+            _ => wrong(
+                "log",
+                &self.log,
+                "error, warn, info, debug, or a filter such as info,xvs_host::network=debug",
+            ),
+        }
     }
 
     /// Checks that a full table fits into the machine's memory, `memory_bytes` in all. The table's memory is allocated
@@ -251,16 +252,18 @@ impl Config {
         free_huge_bytes: u64,
         limit: &CgroupLimit,
     ) -> Result<(), ConfigError> {
-        let of_table = table.full_bytes() as u64;
+        let mut needed = table.full_bytes() as u64 + packet_bytes + self.map_sizes().bytes() + REST_BYTES;
         let mapped = table.mapped_bytes() as u64;
         let may_be_reserved = self.state_directory.is_none() && table.memory != Memory::SmallPages;
-        let of_table =
-            if may_be_reserved && mapped <= free_huge_bytes { of_table - mapped } else { of_table };
-        let of_records = self.records().map_or(0, |records| u64::from(records) * Settings::RECORD_BYTES);
-        let is_logged = self.connection_log.settings().is_some();
-        let of_log = if is_logged { ConnectionLog::full_bytes(table.capacity) as u64 } else { 0 };
-        let of_maps = self.map_sizes().bytes();
-        let needed = of_table + packet_bytes + of_records + of_log + of_maps + REST_BYTES;
+        if may_be_reserved && mapped <= free_huge_bytes {
+            needed -= mapped;
+        }
+        if let Some(records) = self.records() {
+            needed += u64::from(records) * Settings::RECORD_BYTES;
+        }
+        if self.connection_log.settings().is_some() {
+            needed += ConnectionLog::full_bytes(table.capacity) as u64;
+        }
         match needed <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {
@@ -277,13 +280,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`].
     pub fn mode(&self) -> Result<u32, ConfigError> {
-        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
-            ConfigError::Value {
-                key: "socket_mode",
-                value: format!("{:?}", self.socket_mode),
-                why: "an octal text such as \"0660\"",
-            }
-        })
+        match u32::from_str_radix(&self.socket_mode, 8) {
+            Ok(mode @ ..=0o777) => Ok(mode),
+            _ => wrong("socket_mode", &self.socket_mode, "an octal text such as \"0660\""),
+        }
     }
 }
 
@@ -309,10 +309,6 @@ fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> 
 fn parsed<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     toml::from_str(text)
         .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: described(&error) })
-}
-
-fn wrong(key: &'static str, value: String, why: &'static str) -> Result<(), ConfigError> {
-    Err(ConfigError::Value { key, value, why })
 }
 
 /// The error with its place, in words instead of types of Rust, and with advice if a key is not known.
@@ -343,13 +339,10 @@ const NUMBERS: [(&str, &str); 5] = [
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {
-    let mut all = flattened("", document);
-    for (key, _) in &mut all {
-        if let Some(bare) = key.strip_prefix("ipvs.") {
-            *key = bare.to_owned();
-        }
-    }
-    all
+    flattened("", document)
+        .into_iter()
+        .map(|(key, value)| (key.strip_prefix("ipvs.").unwrap_or(&key).to_owned(), value))
+        .collect()
 }
 
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];

@@ -62,19 +62,12 @@ impl Events {
         if former == present {
             return;
         }
-        for (kind, warnings) in
-            [(Kind::Warning, without(present, former)), (Kind::Over, without(former, present))]
-        {
-            for warning in &warnings {
-                match kind {
-                    Kind::Warning => tracing::warn!("{warning}"),
-                    _ => tracing::info!("over: {warning}"),
-                }
-            }
-            let all =
-                warnings.into_iter().map(|warning| (warning.text.clone(), None, Some(warning.key.clone())));
-            self.push(kind, epoch, None, all);
-        }
+        let begun = without(present, former);
+        begun.iter().for_each(|warning| tracing::warn!("{warning}"));
+        self.push(Kind::Warning, epoch, None, begun.into_iter().map(event_of));
+        let over = without(former, present);
+        over.iter().for_each(|warning| tracing::info!("over: {warning}"));
+        self.push(Kind::Over, epoch, None, over.into_iter().map(event_of));
     }
 
     /// Records the changes of one request, each with its refusal, if it was refused. After the first [`AT_ONCE`]
@@ -96,13 +89,16 @@ impl Events {
         by: Option<&Requester>,
         all: impl ExactSizeIterator<Item = (String, Option<String>, Option<WarningKey>)>,
     ) {
-        let left = all.len().saturating_sub(AT_ONCE);
-        let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None, None));
+        let left = match all.len().saturating_sub(AT_ONCE) {
+            0 => None,
+            left => Some((format!("… and {left} more at once; the log has each"), None, None)),
+        };
         let at_millis = (self.date_millis)();
         let mut recorded = self.recorded();
         for (what, refused, warning) in all.take(AT_ONCE).chain(left) {
             recorded.last += 1;
-            let (number, by) = (recorded.last, by.cloned());
+            let number = recorded.last;
+            let by = by.cloned();
             recorded.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused, warning });
             if recorded.kept.len() > KEPT {
                 recorded.kept.pop_front();
@@ -167,10 +163,10 @@ impl Listener {
 
     /// The next events; empty if none is recorded within this time.
     pub fn receive(&mut self, within: Duration) -> EventBatch {
-        let recorded = self.events.recorded();
-        let more = &self.events.more;
-        let (recorded, _) = more
-            .wait_timeout_while(recorded, within, |recorded| recorded.last < self.next)
+        let (recorded, _) = self
+            .events
+            .more
+            .wait_timeout_while(self.events.recorded(), within, |recorded| recorded.last < self.next)
             .unwrap_or_else(PoisonError::into_inner);
         let missed = recorded.first().saturating_sub(self.next);
         let begin = (self.next + missed).saturating_sub(recorded.first()) as usize;
@@ -209,12 +205,11 @@ pub fn changes<'a>(request: &'a ControlRequest, answer: &'a Result<Reply, Comman
         (ControlRequest::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {
             applied("xvs confirm --take-back", differences)
         }
-        (ControlRequest::Confirm(verdict), _) => {
-            let line = match verdict {
-                Verdict::Keep => "xvs confirm",
-                Verdict::TakeBack => "xvs confirm --take-back",
-            };
-            Box::new(iter::once((line.to_owned(), refused)))
+        (ControlRequest::Confirm(Verdict::Keep), _) => {
+            Box::new(iter::once(("xvs confirm".to_owned(), refused)))
+        }
+        (ControlRequest::Confirm(Verdict::TakeBack), _) => {
+            Box::new(iter::once(("xvs confirm --take-back".to_owned(), refused)))
         }
         _ => Box::new(iter::empty()),
     }
@@ -236,15 +231,22 @@ fn without<'w>(warnings: &'w [Warning], others: &[Warning]) -> Vec<&'w Warning> 
     warnings.iter().filter(|warning| !others.contains(&warning.key)).collect()
 }
 
+/// The text and key of a warning, as an event without a refusal.
+fn event_of(warning: &Warning) -> (String, Option<String>, Option<WarningKey>) {
+    (warning.text.clone(), None, Some(warning.key.clone()))
+}
+
 fn refusal(error: &CommandError) -> Option<String> {
     error.refusal().map(ToString::to_string)
 }
 
 /// The commands that removed these differences, as typed, each prefixed with the cause.
-pub(crate) fn applied(why: &str, differences: &[Difference]) -> Changes<'static> {
-    let commands = commands_for(differences);
-    let lines = commands.iter().map(|command| (format!("{why}: {}", command_line(command)), None));
-    Box::new(lines.collect::<Vec<_>>().into_iter())
+pub(crate) fn applied(why: &'static str, differences: &[Difference]) -> Changes<'static> {
+    Box::new(
+        commands_for(differences)
+            .into_iter()
+            .map(move |command| (format!("{why}: {}", command_line(&command)), None)),
+    )
 }
 
 /// The largest number of listeners.

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xvs_dataplane::steering::SteeringRules;
-use xvs_model::config::command::Command;
 use xvs_model::config::destination::Destination;
-use xvs_model::objects::Rule;
 use xvs_model::objects::local::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol, ftp};
 use xvs_sched::{ForwardingMethod, ServiceKey};
@@ -89,7 +87,7 @@ impl SteeredItems {
     }
 }
 
-/// The rules that steer these items; `locals` are the local addresses of FULLNAT.
+/// The rules that steer these items; `locals` are the local addresses of FULLNAT, each with a range of ports.
 pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAddress]) -> SteeringRules {
     let mut rules = SteeringRules::default();
     for item in items {
@@ -98,7 +96,13 @@ pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAd
             Item::From(protocol, endpoint) => _ = rules.nat_destinations.insert((protocol, endpoint)),
             Item::Network(network) => _ = rules.wide.insert(network),
             Item::TunnelEnd(addr) => _ = rules.tunnel_ends.insert(addr),
-            Item::Locals(family) => steer_locals(&mut rules, family, locals),
+            Item::Locals(family) => {
+                for local in locals.iter().filter(|local| Family::of(local.addr) == family) {
+                    let ports =
+                        rules.translated.entry(local.addr).or_insert((local.first_port, local.last_port));
+                    *ports = (ports.0.min(local.first_port), ports.1.max(local.last_port));
+                }
+            }
             Item::Clients(protocol, endpoint) => _ = rules.own_clients.insert((protocol, endpoint)),
         }
     }
@@ -152,38 +156,18 @@ pub(crate) fn networks(compiled: &CompiledMarks, key: ServiceKey) -> impl Iterat
     reached.into_iter().map(Item::Network)
 }
 
-/// The items that these commands add, except those for marks and local addresses.
-pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
-    let mut items = BTreeSet::new();
-    for command in commands {
-        match command {
-            Command::Add(Rule::Service { key, .. }) => items.extend(of_service(*key)),
-            Command::Add(Rule::Destination { service, endpoint, options })
-            | Command::EditDestination { service, endpoint, options } => {
-                items.extend(of_destination(*service, *endpoint, options.method));
-            }
-            _ => {}
-        }
-    }
-    items
-}
-
 /// The traffic that the XDP program steers for these services and destinations, except for marks and local addresses.
 pub fn rules_of<'a>(services: impl Iterator<Item = (ServiceKey, &'a [Destination])>) -> SteeringRules {
-    let items = services.flat_map(|(key, destinations)| {
-        let reached =
-            destinations.iter().flat_map(move |one| of_destination(key, one.endpoint, one.options.method));
-        of_service(key).chain(reached)
-    });
-    rules_for(items, &[])
-}
-
-/// Adds the local addresses of a family, each with the range of its ports.
-fn steer_locals(rules: &mut SteeringRules, family: Family, locals: &[LocalAddress]) {
-    for local in locals.iter().filter(|local| Family::of(local.addr) == family) {
-        let ports = rules.translated.entry(local.addr).or_insert((local.first_port, local.last_port));
-        *ports = (ports.0.min(local.first_port), ports.1.max(local.last_port));
-    }
+    rules_for(
+        services.flat_map(|(key, destinations)| {
+            of_service(key).chain(
+                destinations
+                    .iter()
+                    .flat_map(move |dest| of_destination(key, dest.endpoint, dest.options.method)),
+            )
+        }),
+        &[],
+    )
 }
 
 /// The endpoints from which a destination's replies come that must be translated (NAT).
@@ -197,10 +181,9 @@ pub(crate) fn replies_from(
         ServiceKey::Mark { .. } => (vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP], 0),
     };
     let port = if destination.port == 0 { virtual_port } else { destination.port };
-    let nat = method == ForwardingMethod::Nat;
     protocols
         .into_iter()
-        .filter(move |_| nat)
+        .filter(move |_| method == ForwardingMethod::Nat)
         .map(move |protocol| (protocol, Endpoint { port, ..destination }))
 }
 

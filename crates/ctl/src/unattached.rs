@@ -20,27 +20,22 @@ pub struct Attachment<'a> {
     /// The kernel's indices of the attached links, and of the bonds of which they are members.
     attached: BTreeSet<u32>,
     /// Addresses and networks of the attached links.
-    reached: Addresses<()>,
+    reached: Addresses<'a>,
     /// Addresses and networks of all other links on which packets can arrive.
-    missed: Addresses<&'a Link>,
+    missed: Addresses<'a>,
 }
 
 /// Addresses and networks of links.
-struct Addresses<L> {
-    own: HashMap<IpAddr, L>,
-    networks: Vec<(Prefix, L)>,
+#[derive(Default)]
+struct Addresses<'a> {
+    own: HashMap<IpAddr, &'a Link>,
+    networks: Vec<(Prefix, &'a Link)>,
 }
 
-impl<L> Default for Addresses<L> {
-    fn default() -> Self {
-        Self { own: HashMap::new(), networks: Vec::new() }
-    }
-}
-
-impl<L: Copy> Addresses<L> {
-    fn add(&mut self, addresses: &[(IpAddr, u8)], link: L) {
+impl<'a> Addresses<'a> {
+    fn add(&mut self, link: &'a Link) {
         let mut seen = HashSet::new();
-        for &(addr, len) in addresses {
+        for &(addr, len) in &link.addresses {
             self.own.entry(addr).or_insert(link);
             let network = Prefix::new(addr, len).filter(|network| *network != Prefix::host(addr));
             self.networks
@@ -48,8 +43,8 @@ impl<L: Copy> Addresses<L> {
         }
     }
 
-    /// The link that has an address, otherwise one whose network contains it.
-    fn find(&self, addr: IpAddr) -> Option<L> {
+    /// The link that has an address, otherwise a link whose network contains the address.
+    fn find(&self, addr: IpAddr) -> Option<&'a Link> {
         self.own
             .get(&addr)
             .copied()
@@ -74,9 +69,9 @@ impl<'a> Attachment<'a> {
         let mut this = Self { network: Some(network), attached, ..Self::default() };
         for link in &network.links {
             if this.is_attached(link) {
-                this.reached.add(&link.addresses, ());
+                this.reached.add(link);
             } else if link.resolves && link.up {
-                this.missed.add(&link.addresses, link);
+                this.missed.add(link);
             }
         }
         this
@@ -110,22 +105,19 @@ impl<'a> Attachment<'a> {
 
     /// The warning, after packets had no route, that default routes of these families use links that are not attached.
     pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<Warning> {
-        let mut anywhere = families.iter().map(|family| match family {
-            Family::V4 => IpAddr::from([0; 4]),
-            Family::V6 => IpAddr::from([0; 16]),
-        });
         // No VRF has the default route of others.
-        let is_in_vrfs = |network: &Network| {
-            let mut attached = network.links.iter().filter(|link| self.is_attached(link));
-            attached.all(|link| link.vrf.is_some())
-        };
-        let link =
-            anywhere.find_map(|addr| self.towards(addr)).filter(|_| !self.network.is_some_and(is_in_vrfs))?;
+        if self.network?.links.iter().filter(|link| self.is_attached(link)).all(|link| link.vrf.is_some()) {
+            return None;
+        }
+        let link = families.iter().find_map(|family| match family {
+            Family::V4 => self.towards(IpAddr::from([0; 4])),
+            Family::V6 => self.towards(IpAddr::from([0; 16])),
+        })?;
         let name = &link.name;
-        let step = self.step(link);
         let text = format!(
             "packets had no route by an attached interface, and the default route is by {name}, to which xvsd is not \
-             attached, so replies to clients cannot leave there; {step}"
+             attached, so replies to clients cannot leave there; {}",
+            self.step(link)
         );
         Some(Warning::new(WarningKind::DefaultRouteNotAttached, name, text))
     }
@@ -161,29 +153,28 @@ impl<'a> Attachment<'a> {
         virtual_addresses: impl IntoIterator<Item = IpAddr>,
         real_servers: impl IntoIterator<Item = IpAddr>,
     ) -> Vec<Warning> {
+        let mut warnings = Vec::new();
         let virtual_addresses: BTreeSet<_> = virtual_addresses.into_iter().collect();
+        for (name, (link, addresses)) in self.by_link(virtual_addresses, |addr| self.towards_clients(addr)) {
+            let text = format!(
+                "clients of {} come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {}",
+                listed(&addresses, "virtual address", "virtual addresses"),
+                self.step(link)
+            );
+            warnings.push(Warning::new(WarningKind::ClientsNotAttached, name, text));
+        }
         let real_servers: BTreeSet<_> = real_servers.into_iter().collect();
-        let of_clients = self.by_link(virtual_addresses, |addr| self.towards_clients(addr));
-        let of_servers = self.by_link(real_servers.into_iter().take(LOOK_UPS_MAX), |addr| self.towards(addr));
-        let clients = of_clients.into_values().map(|(link, addresses)| {
-            let name = &link.name;
-            let addresses = listed(&addresses, "virtual address", "virtual addresses");
-            let step = self.step(link);
+        for (name, (link, addresses)) in
+            self.by_link(real_servers.into_iter().take(LOOK_UPS_MAX), |addr| self.towards(addr))
+        {
             let text = format!(
-                "clients of {addresses} come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
+                "the route to {} is by {name}, to which xvsd is not attached, so it cannot send there; {}",
+                listed(&addresses, "real server", "real servers"),
+                self.step(link)
             );
-            Warning::new(WarningKind::ClientsNotAttached, name, text)
-        });
-        let servers = of_servers.into_values().map(|(link, addresses)| {
-            let name = &link.name;
-            let addresses = listed(&addresses, "real server", "real servers");
-            let step = self.step(link);
-            let text = format!(
-                "the route to {addresses} is by {name}, to which xvsd is not attached, so it cannot send there; {step}"
-            );
-            Warning::new(WarningKind::ServersNotAttached, name, text)
-        });
-        clients.chain(servers).collect()
+            warnings.push(Warning::new(WarningKind::ServersNotAttached, name, text));
+        }
+        warnings
     }
 
     fn by_link(

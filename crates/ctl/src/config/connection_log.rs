@@ -1,4 +1,4 @@
-//! The section `[connection_log]` of xvs.toml: where the log of connections goes, and what is in it.
+//! The section `[connection_log]` of xvs.toml: the destinations and the content of the log of connections.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::conn::log::LogSettings;
 
-use crate::config::error::ConfigError;
+use crate::config::error::{ConfigError, wrong};
 
 /// The section `[connection_log]`: a record of each connection for audits and accounting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl ConnectionLog {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.settings().is_none() && self != &Self::default() {
             let why = "nothing is logged without `file` or `collector`; name one, or remove the section";
-            return wrong("connection_log.file", &"", why);
+            return wrong("connection_log.file", "", why);
         }
         for (key, value, range, why) in [
             ("connection_log.file_mib", self.file_mib, 1..=65_536, "from 1 to 65536 MiB"),
@@ -65,7 +65,7 @@ impl ConnectionLog {
             ("connection_log.one_in", self.one_in, 1..=1_000_000, "from 1 to 1000000"),
         ] {
             if !range.contains(&value) {
-                return wrong(key, &value, why);
+                return wrong(key, value, why);
             }
         }
         if let Some(file) =
@@ -77,15 +77,11 @@ impl ConnectionLog {
         match self.collector {
             Some(collector) if collector.port() == 0 || collector.ip().is_unspecified() => {
                 let why = "an address and a port are needed, such as 192.0.2.9:4739";
-                wrong("connection_log.collector", &collector, why)
+                wrong("connection_log.collector", collector, why)
             }
             _ => Ok(()),
         }
     }
-}
-
-fn wrong(key: &'static str, value: &dyn std::fmt::Debug, why: &'static str) -> Result<(), ConfigError> {
-    Err(ConfigError::Value { key, value: format!("{value:?}"), why })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Errors for which a configuration is refused, each with the next step.
 
+use std::fmt::Debug;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -90,4 +91,9 @@ pub enum ConfigError {
         /// The valid values.
         why: &'static str,
     },
+}
+
+/// Refuses the value of a key, which is printed like text in xvs.toml.
+pub(super) fn wrong<T>(key: &'static str, value: impl Debug, why: &'static str) -> Result<T, ConfigError> {
+    Err(ConfigError::Value { key, value: format!("{value:?}"), why })
 }

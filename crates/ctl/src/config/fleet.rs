@@ -6,7 +6,7 @@ use http::Uri;
 use rustix::system::uname;
 use serde::{Deserialize, Serialize};
 
-use crate::config::error::ConfigError;
+use crate::config::error::{ConfigError, wrong};
 
 /// The section `[fleet]`: rules that several directors follow in etcd.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Fleet {
     pub files_folder: Option<PathBuf>,
 }
 
-/// Where a member of etcd listens.
+/// The address at which a member of etcd listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     /// As it was configured.
@@ -50,7 +50,7 @@ const PORT: u16 = 2379;
 const NAME_BYTES: usize = 100;
 
 impl Fleet {
-    /// The members of etcd; what is no URL is left out.
+    /// The members of etcd; invalid URLs are left out.
     pub fn urls(&self) -> Vec<Url> {
         self.etcd.iter().filter_map(|url| Url::parse(url)).collect()
     }
@@ -70,7 +70,7 @@ impl Fleet {
             return wrong("fleet.etcd", url, "no URL such as https://192.0.2.21:2379, without a path");
         }
         let Some(name) = &self.name else {
-            return wrong("fleet.name", &"", "a fleet needs a name, the same on all its directors");
+            return wrong("fleet.name", "", "a fleet needs a name, the same on all its directors");
         };
         for (key, name) in [("fleet.name", name), ("fleet.director", &self.director())] {
             let is_named = !name.is_empty() && name.len() <= NAME_BYTES;
@@ -82,10 +82,9 @@ impl Fleet {
         if let Some(folder) = self.files_folder.as_ref().filter(|folder| !folder.is_absolute()) {
             return wrong("fleet.files_folder", folder, "a path from / is needed, such as /etc/xvs/lists");
         }
-        let has_tls = self.urls().iter().any(|url| url.has_tls);
         match (&self.ca_file, &self.certificate_file, &self.private_key_file) {
-            (None, ..) if has_tls => {
-                wrong("fleet.ca_file", &"", "https needs the file of the authority of etcd's certificate")
+            (None, ..) if self.urls().iter().any(|url| url.has_tls) => {
+                wrong("fleet.ca_file", "", "https needs the file of the authority of etcd's certificate")
             }
             (_, Some(file), None) => {
                 let why = "without a private key; name its file with private_key_file";
@@ -109,15 +108,16 @@ impl Url {
             "http" => false,
             _ => return None,
         };
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let is_whole = uri.path() == "/" && uri.query().is_none() && !uri.authority()?.as_str().contains('@');
-        let port = uri.port_u16().unwrap_or(PORT);
-        is_whole.then(|| Self { text: text.trim_end_matches('/').to_owned(), has_tls, host, port })
+        if uri.path() != "/" || uri.query().is_some() || uri.authority()?.as_str().contains('@') {
+            return None;
+        }
+        Some(Self {
+            text: text.trim_end_matches('/').to_owned(),
+            has_tls,
+            host: uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(PORT),
+        })
     }
-}
-
-fn wrong(key: &'static str, value: &dyn std::fmt::Debug, why: &'static str) -> Result<(), ConfigError> {
-    Err(ConfigError::Value { key, value: format!("{value:?}"), why })
 }
 
 /// The name of this machine.

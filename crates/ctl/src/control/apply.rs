@@ -88,7 +88,10 @@ impl<D: Datapath> Control<D> {
         self.extend_steering(&commands)?;
         // The commands that can fail come first.
         let (of_daemons, others): (Vec<_>, Vec<_>) = prepared.into_iter().partition(|prepared| {
-            matches!(prepared.command(), Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_)))
+            matches!(
+                prepared.accepted.command(),
+                Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_))
+            )
         });
         self.change_daemons(of_daemons, now)?;
         for prepared in others {

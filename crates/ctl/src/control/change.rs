@@ -30,18 +30,11 @@ use crate::steering::takes_any_port;
 
 /// A command that only the sockets of a synchronization daemon can still refuse.
 pub(super) struct Prepared<'a> {
-    accepted: Accepted<'a>,
+    pub(super) accepted: Accepted<'a>,
     /// The networks of the file that the command gives to a list.
     contents: Contents,
     /// The key in the file of a QUIC configuration.
     quic_keys: QuicKeys,
-}
-
-impl<'a> Prepared<'a> {
-    /// The command.
-    pub(super) fn command(&self) -> &'a Command {
-        self.accepted.command()
-    }
 }
 
 impl<D: Datapath> Control<D> {

@@ -17,8 +17,8 @@ pub(super) struct MarkRules {
     /// The kernel's rules.
     tables: Vec<Table>,
     /// The interfaces that packets of services use.
-    links: Vec<Link>,
-    compiled: CompiledMarks,
+    pub(super) links: Vec<Link>,
+    pub(super) compiled: CompiledMarks,
 }
 
 impl Follow for MarkRules {
@@ -60,15 +60,5 @@ impl MarkRules {
     /// The compiled rules if `xvs mark` had these rules.
     pub(super) fn with(&self, own: &[MarkRule]) -> CompiledMarks {
         compile(&self.tables, own, &self.links)
-    }
-
-    /// The compiled rules.
-    pub(super) fn compiled(&self) -> &CompiledMarks {
-        &self.compiled
-    }
-
-    /// The interfaces that packets of services use.
-    pub(super) fn links(&self) -> &[Link] {
-        &self.links
     }
 }

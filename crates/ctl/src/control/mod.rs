@@ -354,7 +354,7 @@ impl<D: Datapath> Control<D> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
         let items: BTreeSet<_> =
-            self.state.services().flat_map(|(key, _)| networks(self.marks.compiled(), *key)).collect();
+            self.state.services().flat_map(|(key, _)| networks(&self.marks.compiled, *key)).collect();
         let steered = self.datapath.add_steering(&rules_for(items, &[]));
         // A late worker becomes a warning.
         let _ = self.publish();
@@ -386,7 +386,7 @@ impl<D: Datapath> Control<D> {
 
     /// The warnings about mark rules of the kernel that the director does not follow.
     pub fn unfollowed(&self) -> &[Warning] {
-        &self.marks.compiled().unfollowed
+        &self.marks.compiled.unfollowed
     }
 
     /// The warnings about the late worker, the journal, kept numbers, daemons, access lists, QUIC, and owned services.

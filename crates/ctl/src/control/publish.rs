@@ -5,6 +5,7 @@
 //! the network, mark rules, local addresses, and a family's first or last service need a pass over everything. Not
 //! here: the changes (`change.rs`), the packets that a service needs (`steered.rs`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use super::steered::{Services, SteeringUpdate};
 use crate::control::Control;
 use crate::control::datapath::{Datapath, Late};
-use crate::steering::{Item, networks, of_commands, replies_from, rules_for};
+use crate::steering::{Item, networks, of_destination, of_service, replies_from, rules_for};
 
 /// The published snapshot, and the working copy for the next one.
 pub(super) struct Publication {
@@ -46,7 +47,7 @@ impl<D: Datapath> Control<D> {
     /// Extends steering by the packets that these commands need. Called before any change, so that a full map refuses
     /// the change as a whole.
     pub(super) fn extend_steering(&mut self, commands: &[Command]) -> Result<(), CommandError> {
-        let mut items = of_commands(commands);
+        let mut items = BTreeSet::new();
         let mut locals = self.state.locals().to_vec();
         let mut rules = self.state.marks().to_vec();
         for command in commands {
@@ -59,7 +60,11 @@ impl<D: Datapath> Control<D> {
                 }
                 Command::Add(Rule::Mark(rule)) => rules.push(rule.clone()),
                 Command::Add(Rule::Service { key, .. }) => {
-                    items.extend(networks(self.marks.compiled(), *key))
+                    items.extend(of_service(*key).chain(networks(&self.marks.compiled, *key)));
+                }
+                Command::Add(Rule::Destination { service, endpoint, options })
+                | Command::EditDestination { service, endpoint, options } => {
+                    items.extend(of_destination(*service, *endpoint, options.method));
                 }
                 _ => {}
             }
@@ -151,7 +156,7 @@ impl<D: Datapath> Control<D> {
         match self.steered.update(Services {
             state: &self.state,
             registry: &mut self.registry,
-            marks: self.marks.compiled(),
+            marks: &self.marks.compiled,
             served,
         }) {
             SteeringUpdate::Remove(rules) => self.datapath.remove_steering(&rules),

@@ -56,7 +56,7 @@ impl<D: Datapath> Control<D> {
             for (key, value) in begun.settings {
                 journal.note(&Entry::Set { key, value });
             }
-            journal.write_anew(&entries(&self.state, &self.owned));
+            journal.write_anew(entries(&self.state, &self.owned));
             self.journal = Some(journal);
         }
         // A late worker becomes a warning.
@@ -108,7 +108,7 @@ impl<D: Datapath> Control<D> {
     pub fn complete_journal(&mut self) -> Result<(), CommandError> {
         let Self { journal: Some(journal), state, owned, unconfirmed, .. } = self else { return Ok(()) };
         if journal.warning().is_some() && unconfirmed.is_none() {
-            journal.write_anew(&entries(state, owned));
+            journal.write_anew(entries(state, owned));
         }
         journal.warning().map_or(Ok(()), |why| {
             Err(CommandError::failed(format_args!("it would lose changes of the configuration: {why}")))

@@ -68,7 +68,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
         let Command::Add(Rule::Daemon(SyncDaemon { role, peers, .. })) = command else { return Ok(()) };
         for peer in peers {
-            let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
+            let mut addresses = self.marks.links.iter().flat_map(|link| &link.addresses);
             let fault = if addresses.any(|(addr, _)| addr == peer) {
                 "an address of this director; name those of the others"
             } else if self.broadcasts.contains(peer) {
@@ -195,7 +195,7 @@ impl<D: Datapath> Control<D> {
     fn has_servers(&self, interface: &str) -> bool {
         let networks: Vec<_> = self
             .marks
-            .links()
+            .links
             .iter()
             .filter(|link| link.name == interface)
             .flat_map(|link| &link.addresses)

@@ -103,7 +103,7 @@ impl Journal {
         {
             self.lines_max = FEW_LINES.max(2 * present.len());
             if self.lines > self.lines_max {
-                return self.write_anew(&present);
+                return self.write_anew(present);
             }
         }
         match &mut self.file {
@@ -114,21 +114,21 @@ impl Journal {
             }
             None => {
                 if let Some(present) = present() {
-                    self.write_anew(&present);
+                    self.write_anew(present);
                 }
             }
         }
     }
 
-    /// Writes the whole journal, with these changes, replacing the old one.
-    pub fn write_anew(&mut self, present: &[Entry]) {
-        let timeouts = self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source));
-        let settings =
-            self.settings.iter().map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
-        let more: Vec<_> = timeouts.chain(settings).collect();
+    /// Writes the whole journal with these changes, and replaces the old journal.
+    pub fn write_anew(&mut self, mut entries: Vec<Entry>) {
+        entries.extend(self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source)));
+        for (key, value) in &self.settings {
+            entries.push(Entry::Set { key: key.clone(), value: value.clone() });
+        }
         let mut bytes = line_of(&self.header);
-        present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));
-        self.lines = present.len() + more.len();
+        entries.iter().for_each(|entry| bytes.extend(line_of(entry)));
+        self.lines = entries.len();
         self.unwritten.clear();
         let written = file::replace(&self.path, &bytes).map(|file| self.file = Some(file));
         self.note_result(written);

@@ -59,8 +59,10 @@ pub struct Beginning {
 impl Beginning {
     /// Begins with the files alone.
     pub fn of_files(files: Files) -> Self {
-        let commands = files.rule_lines.into_iter().map(|line| (Some(line.number), line.command)).collect();
-        Self { commands, ..Self::default() }
+        Self {
+            commands: files.rule_lines.into_iter().map(|line| (Some(line.number), line.command)).collect(),
+            ..Self::default()
+        }
     }
 
     /// Begins with the journal in this directory, if there is one. An unusable journal is renamed.
@@ -102,14 +104,13 @@ impl Beginning {
         let taken_back = commands_for(&replayed.taken_back);
         bounded(&mut said, "not confirmed before xvsd ended", taken_back.iter().map(command_line).collect());
         if header.toml != files.toml {
-            let overridden: Vec<_> = files
-                .toml_keys
-                .iter()
-                .filter_map(|key| Some((key, replayed.settings.remove(key)?)))
-                .collect();
-            let lines =
-                overridden.into_iter().map(|(key, value)| format!("`xvs set {key} {value}` is undone"));
-            bounded(&mut said, "xvs.toml has changed", lines.collect());
+            let mut undone = Vec::new();
+            for key in &files.toml_keys {
+                if let Some(value) = replayed.settings.remove(key) {
+                    undone.push(format!("`xvs set {key} {value}` is undone"));
+                }
+            }
+            bounded(&mut said, "xvs.toml has changed", undone);
         }
         let mut rules_commands = header.rules_commands;
         if header.rules != files.rules && !files.has_fleet {
@@ -118,8 +119,7 @@ impl Beginning {
             let (new, faults) = state_of_lines(&mut lines);
             bounded(&mut said, "rules: refused", faults);
             let commands = commands_for(&file_differences(&replayed.state, &old, &new));
-            let shown = commands.iter().map(command_line).collect();
-            bounded(&mut said, "the rules file has changed", shown);
+            bounded(&mut said, "the rules file has changed", commands.iter().map(command_line).collect());
             for command in &commands {
                 match command {
                     // The others keep their sources.
@@ -136,14 +136,12 @@ impl Beginning {
             true => header_of(&files),
             false => Header::new(files.toml, files.rules, rules_commands),
         };
-        let Replayed { state, timeouts, settings, .. } = replayed;
-        let commands = rules_without_timeouts(&state).map(|rule| (None, rule.into())).collect();
         (
             header,
             Self {
-                commands,
-                settings,
-                timeouts,
+                commands: rules_without_timeouts(&replayed.state).map(|rule| (None, rule.into())).collect(),
+                settings: replayed.settings,
+                timeouts: replayed.timeouts,
                 saved_at_millis: Some(saved_at_millis),
                 journal: None,
                 said,
@@ -155,8 +153,10 @@ impl Beginning {
 /// Whether the file's lines are not needed: the journal in this directory was loaded from this rules file, or, with a
 /// fleet, only the journal counts.
 pub fn has_loaded(directory: &Path, rules: &FileRecord, has_fleet: bool) -> bool {
-    let contents = Contents::read(&directory.join(NAME)).ok().flatten();
-    contents.is_some_and(|contents| has_fleet || contents.header.rules.as_ref() == Some(rules))
+    Contents::read(&directory.join(NAME))
+        .ok()
+        .flatten()
+        .is_some_and(|contents| has_fleet || contents.header.rules.as_ref() == Some(rules))
 }
 
 /// The header of a journal that begins with these files. Rules from etcd come from no file.
@@ -199,7 +199,6 @@ mod tests {
     use std::{env, process};
 
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::config::difference::rules_of;
 
     use crate::journal::format::Entry;
     use crate::journal::start::*;
@@ -244,9 +243,10 @@ mod tests {
     /// The lines that `xvsadm -S` prints for the state of these rules.
     fn saved(rules: &str) -> String {
         let (wanted, _) = state_of_lines(&mut lines(rules));
-        let all = rules_of(wanted.state());
-        let all = all.into_iter().filter(|rule| !matches!(rule, Rule::Timeouts(_)));
-        all.map(|rule| command_line(&rule.into())).collect::<Vec<_>>().join("\n")
+        rules_without_timeouts(wanted.state())
+            .map(|rule| command_line(&rule.into()))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     const A: &str = "-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m\n";

@@ -11,10 +11,11 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot::slow_start::SlowStart;
 use xvs_dataplane::snapshot::{
-    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, PathInVrf, Service,
-    ServiceLive, Snapshot,
+    self, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, PathInVrf,
+    Persistence, PersistenceScope, Service, ServiceLive, Snapshot,
 };
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::service::{self, Netmask, ServiceOptions};
 use xvs_proto::Endpoint;
 use xvs_proto::network::{RouteKey, Table};
 use xvs_sched::scheduler::{Flags, Memory, Setup, Tuning};
@@ -22,7 +23,6 @@ use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use super::estimator::Estimator;
 use super::load_feedback::Report;
-use super::persistence;
 use super::responses::Look;
 use super::tunnels::encapsulation;
 
@@ -203,7 +203,7 @@ pub(super) fn destination(
 /// A service as workers use it; `None` for an unknown scheduler, which the desired state has already refused.
 pub(super) fn build(
     key: ServiceKey,
-    wanted: &xvs_model::config::service::Service,
+    wanted: &service::Service,
     entry: &mut ServiceEntry,
     tuning: &Tuning,
     client_limit: Option<ClientLimit>,
@@ -218,28 +218,46 @@ pub(super) fn build(
     };
     let scheduler = scheduler::build(&entry.scheduler, &setup)?;
     entry.memory = scheduler.memory().cloned();
-    let members = entry.destinations.iter().map(|dest| Member {
-        id: dest.id,
-        endpoint: dest.endpoint,
-        method: dest.method,
-        weight: dest.weight_in_force(),
-        own_weight: dest.weight,
-        slow_start: dest.slow_start.clone(),
-        live: dest.live.clone(),
-    });
     Some(Service {
         key,
         rule: xvs_ipvsadm::service_line(&key, &wanted.options).into(),
-        members: members.collect(),
+        members: entry
+            .destinations
+            .iter()
+            .map(|dest| Member {
+                id: dest.id,
+                endpoint: dest.endpoint,
+                method: dest.method,
+                weight: dest.weight_in_force(),
+                own_weight: dest.weight,
+                slow_start: dest.slow_start.clone(),
+                live: dest.live.clone(),
+            })
+            .collect(),
         is_starting: entry.destinations.iter().any(|dest| dest.slow_start.is_some()),
         scheduler,
         one_packet: wanted.options.one_packet,
         client_address: wanted.options.client_address,
         client_limit,
         syn_proxy: wanted.options.syn_proxy,
-        persistence: persistence::of(&wanted.options),
+        persistence: persistence(&wanted.options),
         quic: None,
         place: entry.place.clone(),
         live: entry.live.clone(),
+    })
+}
+
+/// The persistence that these options request; `None` if the service is not persistent.
+fn persistence(options: &ServiceOptions) -> Option<Persistence> {
+    Some(Persistence {
+        timeout_seconds: options.persistence_timeout_seconds?,
+        mask: match options.netmask {
+            Netmask::V4(mask) => ClientMask::V4(mask),
+            Netmask::V6(bits) => ClientMask::V6(bits),
+        },
+        scope: match options.persistence_engine {
+            Some(_) => PersistenceScope::Call,
+            None => PersistenceScope::Client,
+        },
     })
 }

@@ -81,7 +81,7 @@ const PACKETS: Scale = Scale { delta_shift: 9, round: 511, shown_shift: 10 };
 const BYTES: Scale = Scale { delta_shift: 4, round: 15, shown_shift: 5 };
 const SCALE: [Scale; 5] = [PACKETS, PACKETS, PACKETS, BYTES, BYTES];
 
-fn fields(values: StatsValues) -> [u64; 5] {
+pub(super) fn fields(values: StatsValues) -> [u64; 5] {
     let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = values;
     [connections, in_packets, out_packets, in_bytes, out_bytes]
 }

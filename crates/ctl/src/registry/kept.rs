@@ -19,7 +19,7 @@ use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
 
 use super::numbers::{NUMBERS, Placed, Record, Records};
 use super::{DestinationEntry, Registry, ServiceEntry, destination};
-use crate::registry::estimator::Estimator;
+use crate::registry::estimator::{Estimator, fields};
 
 /// The name of a destination's record.
 type DestinationName = (ServiceKey, Endpoint);
@@ -62,15 +62,17 @@ impl Kept {
     pub fn open(destinations: File, services: File) -> io::Result<(Self, Found)> {
         let (destinations, found_destinations) = Records::read(destinations)?;
         let (services, found_services) = Records::read::<ServiceName>(services)?;
-        let records = found_services.iter();
-        let places = records
+        let places: BTreeMap<_, _> = found_services
+            .iter()
             .map(|(place, Record { name: (key, scheduler), .. })| (*key, (*place, scheduler.clone())))
             .collect();
-        let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
+        let used: BTreeSet<_> = places.values().map(|(place, _)| *place).collect();
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
-        let used = kept.places.values().map(|(place, _)| *place).collect::<BTreeSet<_>>();
-        kept.free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
-        Ok((kept, Found { destinations: found_destinations, services: found_services }))
+        let free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
+        Ok((
+            Self { destinations, services, places, free_places, failure: None },
+            Found { destinations: found_destinations, services: found_services },
+        ))
     }
 
     /// Reads the numbers again, which the process that hands over has changed since [`Self::open`], but no name.
@@ -81,11 +83,6 @@ impl Kept {
     pub fn read_numbers(&mut self, found: &mut Found) -> io::Result<()> {
         self.destinations.read_numbers(&mut found.destinations)?;
         self.services.read_numbers(&mut found.services)
-    }
-
-    /// The reason why the files are not current; `None` if they are.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
     }
 
     fn set_destination(&mut self, key: ServiceKey, dest: &DestinationEntry) {
@@ -124,14 +121,11 @@ impl Kept {
     }
 
     fn write(&mut self) {
-        let written = self.destinations.write().and_then(|()| self.services.write());
-        let failure = written.err().map(|error| error.to_string());
-        if let Some(failure) = &failure
-            && self.failure.is_none()
-        {
-            tracing::warn!("the numbers of destinations cannot be saved: {failure}");
+        let result = self.destinations.write().and_then(|()| self.services.write());
+        if let (Err(error), None) = (&result, &self.failure) {
+            tracing::warn!("the numbers of destinations cannot be saved: {error}");
         }
-        self.failure = failure;
+        self.failure = result.err().map(|error| error.to_string());
     }
 }
 
@@ -149,12 +143,18 @@ impl Found {
 
 impl DestinationEntry {
     fn numbers(&self) -> [u64; NUMBERS] {
-        let counted = self.estimator.since_zero(self.live.stats.sum());
-        let overloaded = u64::from(self.live.is_overloaded());
         let Counts { load: Load { active, inactive }, templates } = self.live.counts();
-        let [active, inactive, templates] = [active, inactive, templates].map(u64::from);
-        let weight = self.last_weight.0.into();
-        numbers(counted, &[weight, self.method_bits(), overloaded, active, inactive, templates])
+        numbers(
+            self.estimator.since_zero(self.live.stats.sum()),
+            &[
+                self.last_weight.0.into(),
+                self.method_bits(),
+                self.live.is_overloaded().into(),
+                active.into(),
+                inactive.into(),
+                templates.into(),
+            ],
+        )
     }
 
     fn method_bits(&self) -> u64 {
@@ -173,10 +173,16 @@ impl Registry {
     pub fn return_to(&mut self, found: &Found, snapshot: &mut Snapshot, now: Millis) {
         for (_, Record { name: (key, scheduler), .. }) in &found.services {
             let Some(key) = key else { continue };
-            let scheduler = scheduler.clone();
-            let estimator = Estimator::default();
-            let before = ServiceBefore { live: Arc::default(), scheduler, place: 0, estimator, since: now };
-            self.before.insert(*key, before);
+            self.before.insert(
+                *key,
+                ServiceBefore {
+                    live: Arc::default(),
+                    scheduler: scheduler.clone(),
+                    place: 0,
+                    estimator: Estimator::default(),
+                    since: now,
+                },
+            );
         }
         self.next_id = found.destinations.last().map_or(0, |(number, _)| number + 1);
         let mut unused: BTreeSet<_> = (0..self.next_id).collect();
@@ -185,9 +191,11 @@ impl Registry {
             let live = Arc::new(DestinationLive::new(self.workers));
             let service = self.before.get(key).map(|before| before.live.clone()).unwrap_or_default();
             service.add(&live);
-            let methods = METHODS.into_iter().filter(|method| numbers[METHODS_AT] >> *method as u64 & 1 == 1);
             let dest = DestinationEntry {
-                methods: methods.collect(),
+                methods: METHODS
+                    .into_iter()
+                    .filter(|method| numbers[METHODS_AT] >> *method as u64 & 1 == 1)
+                    .collect(),
                 last_weight: Weight(numbers[WEIGHT_AT] as u32),
                 ..DestinationEntry::new(*endpoint, self.path_mtu(endpoint.addr), DestinationId(*number), live)
             };
@@ -314,7 +322,7 @@ impl Registry {
 
     /// The reason why the files of [`Self::resume`] are not current; `None` if they are.
     pub fn keep_failure(&self) -> Option<&str> {
-        self.kept.as_ref().and_then(Kept::failure)
+        self.kept.as_ref()?.failure.as_deref()
     }
 }
 
@@ -338,9 +346,8 @@ const METHODS: [ForwardingMethod; 5] = [
 ];
 
 fn numbers(counted: StatsValues, rest: &[u64]) -> [u64; NUMBERS] {
-    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
     let mut all = [0; NUMBERS];
-    all[..5].copy_from_slice(&[connections, in_packets, out_packets, in_bytes, out_bytes]);
+    all[..5].copy_from_slice(&fields(counted));
     all[5..][..rest.len()].copy_from_slice(rest);
     all
 }

@@ -127,8 +127,8 @@ pub(crate) fn refresh(feedback: &Feedback, own: Weight, report: Report, now: Mil
 }
 
 fn bounded(feedback: &Feedback, own: Weight, weight: f64) -> f64 {
-    let percents = [feedback.lowest_percent.value(), feedback.highest_percent.value()];
-    let [lowest, highest] = percents.map(|percent| f64::from(own.0) * f64::from(percent) / 100.0);
+    let [lowest, highest] = [feedback.lowest_percent.value(), feedback.highest_percent.value()]
+        .map(|percent| f64::from(own.0) * f64::from(percent) / 100.0);
     weight.clamp(lowest, highest)
 }
 

@@ -46,11 +46,13 @@ impl Registry {
         let keys = self.services_with(|dest| dest.report.is_some());
         self.change_weights(keys, |key, dests| {
             for dest in dests {
-                let followed = dest.report.filter(|report| match report.followed {
-                    Followed::Load(_) => feedback.follows(&key),
-                    Followed::Time(_) => feedback.follows_times(&key),
-                });
-                dest.report = followed.and_then(|report| refresh(feedback, dest.weight, report, now));
+                dest.report = dest
+                    .report
+                    .filter(|report| match report.followed {
+                        Followed::Load(_) => feedback.follows(&key),
+                        Followed::Time(_) => feedback.follows_times(&key),
+                    })
+                    .and_then(|report| refresh(feedback, dest.weight, report, now));
             }
         })
     }
@@ -77,8 +79,8 @@ impl Registry {
             change(service, &mut entry.destinations);
             for (dest, from) in entry.destinations.iter().zip(weights) {
                 let to = dest.weight_in_force();
-                let followed = dest.report.map(|report| report.followed);
                 if to != from {
+                    let followed = dest.report.map(|report| report.followed);
                     all.push(WeightChange { service, endpoint: dest.endpoint, from, to, followed });
                 }
             }
@@ -93,9 +95,9 @@ impl Registry {
 
     /// One row for each destination of the services that follow load reports or times.
     pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
-        let is_followed = |key| feedback.follows(key) || feedback.follows_times(key);
-        let followed = self.services.iter().filter(|(key, _)| is_followed(key));
-        followed
+        self.services
+            .iter()
+            .filter(|(key, _)| feedback.follows(key) || feedback.follows_times(key))
             .flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)))
             .map(|(key, dest)| {
                 let followed = dest.report.map(|report| report.followed);

@@ -38,7 +38,6 @@ pub mod kept;
 pub mod load_feedback;
 mod load_reports;
 mod numbers;
-mod persistence;
 pub mod quic;
 pub mod responses;
 mod slow_start;
@@ -201,12 +200,17 @@ impl Registry {
             Some(key) => self.services.range(key..=key),
             None => self.services.range(..),
         };
-        let changing = concerned.filter(|(key, entry)| {
-            let mut concerned =
-                entry.destinations.iter().filter(|dest| changed.includes(**key, dest.endpoint));
-            concerned.any(|dest| dest.disabled != disabled.includes(**key, dest.endpoint))
-        });
-        for key in changing.map(|(key, _)| *key).collect::<Vec<_>>() {
+        let changing: Vec<_> = concerned
+            .filter(|(key, entry)| {
+                entry
+                    .destinations
+                    .iter()
+                    .filter(|dest| changed.includes(**key, dest.endpoint))
+                    .any(|dest| dest.disabled != disabled.includes(**key, dest.endpoint))
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in changing {
             let Some(mut entry) = self.services.remove(&key) else { continue };
             for dest in &mut entry.destinations {
                 dest.disabled = disabled.includes(key, dest.endpoint);
@@ -229,9 +233,9 @@ impl Registry {
             let limit = state.limits().get(&key).copied().filter(|limit| limit.is_of_clients());
             let Some(mut service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
             service.quic = self.quic(state, &service);
-            let by_call =
-                service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
-            if by_call && snapshot.call_ids.is_empty() {
+            if service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call)
+                && snapshot.call_ids.is_empty()
+            {
                 snapshot.call_ids = Arc::new(CallIds::new(self.sip_calls, self.workers));
             }
             snapshot.services.insert(Arc::new(service));
@@ -288,16 +292,19 @@ impl Registry {
             dest.forget_unused_methods();
             items.extend(dest.methods.iter().flat_map(|method| of_destination(key, dest.endpoint, *method)));
         }
-        items.extend((configured || has_leftovers).then(|| of_service(key)).into_iter().flatten());
+        if configured || has_leftovers {
+            items.extend(of_service(key));
+        }
         items
     }
 
     /// The services for which something may be steered only for existing connections: those of a deleted destination,
     /// or with a former method.
     pub fn with_leftover_steering(&self) -> impl Iterator<Item = ServiceKey> {
-        let has_leftover =
-            |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.methods.len() > 1);
-        let edited = self.services.iter().filter(move |(_, entry)| has_leftover(entry));
+        let edited = self
+            .services
+            .iter()
+            .filter(|(_, entry)| entry.destinations.iter().any(|dest| dest.methods.len() > 1));
         self.trash.keys().map(|(key, _)| *key).chain(edited.map(|(key, _)| *key))
     }
 
@@ -355,26 +362,30 @@ impl Registry {
     /// A service as listings show it.
     pub fn row(&self, key: ServiceKey, wanted: &xvs_model::config::service::Service) -> Option<ServiceRow> {
         let entry = self.services.get(&key)?;
-        let destinations = entry.destinations.iter().zip(&wanted.destinations).map(|(dest, destination)| {
-            let load = dest.live.load();
-            DestinationRow {
-                endpoint: dest.endpoint,
-                options: destination.options.clone(),
-                weight_in_force: dest.weight_in_force(),
-                active: load.active,
-                inactive: load.inactive,
-                persistent: dest.live.templates(),
-                stats: dest.estimator.stats(),
-                rates: dest.estimator.rates(),
-                responses: responses::responses(&dest.live),
-            }
-        });
         Some(ServiceRow {
             key,
             options: wanted.options.clone(),
             stats: entry.estimator.stats(),
             rates: entry.estimator.rates(),
-            destinations: destinations.collect(),
+            destinations: entry
+                .destinations
+                .iter()
+                .zip(&wanted.destinations)
+                .map(|(dest, destination)| {
+                    let load = dest.live.load();
+                    DestinationRow {
+                        endpoint: dest.endpoint,
+                        options: destination.options.clone(),
+                        weight_in_force: dest.weight_in_force(),
+                        active: load.active,
+                        inactive: load.inactive,
+                        persistent: dest.live.templates(),
+                        stats: dest.estimator.stats(),
+                        rates: dest.estimator.rates(),
+                        responses: responses::responses(&dest.live),
+                    }
+                })
+                .collect(),
         })
     }
 }

@@ -39,9 +39,11 @@ impl Registry {
                 dest.slow_start = None;
             } else if returns && others_have_started {
                 dest.slow_start = Some(SlowStart::new(now, length, 1.0));
-                let (server, seconds) = (dest.endpoint, length.as_secs());
-                let text = format!("slow start of {server} in {key}: it gets its full share in {seconds} s");
-                self.slow_start_events.push(text);
+                self.slow_start_events.push(format!(
+                    "slow start of {} in {key}: it gets its full share in {} s",
+                    dest.endpoint,
+                    length.as_secs()
+                ));
             } else {
                 dest.slow_start.iter_mut().for_each(|slow| slow.length = length);
             }

@@ -51,7 +51,7 @@ impl Registry {
         dest.live.neighbour_answered();
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
-        // The setting at this time decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
+        // The current setting decides, not the setting when the connections end. Source: ipvs-behaviour, section 3.5.
         snapshot.removals += u64::from(snapshot.settings.expire_nodest_conn);
         self.discard(key, dest, service.clone(), now);
     }
