@@ -55,9 +55,10 @@ impl Certificate {
         let files = [certificate, key].map(Path::to_owned);
         let (_, text) = read_file(certificate)
             .map_err(|error| CredentialsError::Unreadable(certificate.to_owned(), error))?;
-        let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-        // The parser's own text may contain parts of the file, which may be a secret.
-        let chain = chain.map_err(|_| CredentialsError::NotPem(certificate.to_owned()))?;
+        let chain = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            // The parser's text may contain parts of the file, which may be a secret.
+            .map_err(|_| CredentialsError::NotPem(certificate.to_owned()))?;
         if chain.is_empty() {
             return Err(CredentialsError::NoCertificate(certificate.to_owned()));
         }

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::log::Ending;
@@ -153,21 +152,20 @@ fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, each: impl FnMut(Conn
 const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
-    let left: Duration = now.until(connection.expires());
-    let state = match connection.is_template() {
-        true => template_state_name(connection.state()),
-        false => state_name(connection.protocol(), connection.state()),
-    };
     let ends = [connection.virtual_endpoint(), connection.dest()];
     let [virtual_endpoint, dest] = if connection.is_detached() { ends.map(detached) } else { ends };
+    let mut client = connection.client();
     // The client port of a template only separates templates of SIP calls; listings do not show it.
-    let client = connection.client();
-    let is_call = connection.is_template() && connection.mark() != 0;
-    let client = if is_call { Endpoint { port: 0, ..client } } else { client };
+    if connection.is_template() && connection.mark() != 0 {
+        client.port = 0;
+    }
     ConnectionRow {
         protocol: connection.protocol(),
-        expires_seconds: u32::try_from(left.as_secs()).unwrap_or(u32::MAX),
-        state: state.to_owned(),
+        expires_seconds: u32::try_from(now.until(connection.expires()).as_secs()).unwrap_or(u32::MAX),
+        state: match connection.is_template() {
+            true => template_state_name(connection.state()).to_owned(),
+            false => state_name(connection.protocol(), connection.state()).to_owned(),
+        },
         client,
         virtual_endpoint,
         dest,
@@ -206,7 +204,6 @@ impl<'a> Services<'a> {
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
         let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
         let flags = connection.flags();
-        let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
         ConnectionDetail {
             service: known.map(|(service, _)| *service).or_else(|| self.matching_now(connection)),
             server: known.map(|(_, server)| *server),
@@ -214,7 +211,11 @@ impl<'a> Services<'a> {
             packets: connection.in_packets(),
             controls: connection.controlled(),
             template: connection.is_template(),
-            flags: set.map(|(flag, text)| flag_name(connection, *flag, text).to_owned()).collect(),
+            flags: FLAGS
+                .iter()
+                .filter(|(flag, _)| flags.contains(*flag))
+                .map(|(flag, text)| flag_name(connection, *flag, text).to_owned())
+                .collect(),
         }
     }
 

@@ -36,10 +36,18 @@ pub(super) struct Schedule {
     estimate: Millis,
     /// The time of the last sample.
     sampled: Millis,
-    unused: Millis,
-    memory: Millis,
-    review: Millis,
-    times: Millis,
+    /// Forgets objects that no connection uses.
+    pub(super) unused: Periodic,
+    /// Checks the memory left, retries daemons, expires load reports and maintains owned services.
+    pub(super) second: Periodic,
+    /// Changes the weights that follow measured times: times show a changed weight only after a while.
+    pub(super) times: Periodic,
+}
+
+/// A task at an interval.
+pub(super) struct Periodic {
+    due: Millis,
+    interval: Duration,
 }
 
 /// The longest delay after which missed samples of the counters are still taken.
@@ -47,24 +55,15 @@ const MISSED_MAX: Duration = Duration::from_secs(600);
 /// The number of services and real servers from which on samples of their counters are taken two at a time; with
 /// multiples of this number, three at a time and so on. A pass over this number takes 0.2 s.
 const COUNTERS_AT_ONCE: usize = 250_000;
-/// Interval of forgetting objects that no connection uses.
-const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
-/// Interval of checking the memory left, for automatic defences.
-const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval of expiring load reports and of maintaining owned services.
-const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval of changing the weights that follow measured times: times show a changed weight only after a while.
-const TIMES_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Default for Schedule {
     fn default() -> Self {
         Self {
             estimate: Millis(0) + estimator::INTERVAL,
             sampled: Millis(0),
-            unused: Millis(0) + UNUSED_INTERVAL,
-            memory: Millis(0) + MEMORY_INTERVAL,
-            review: Millis(0) + REVIEW_INTERVAL,
-            times: Millis(0) + TIMES_INTERVAL,
+            unused: Periodic::every(Duration::from_secs(60)),
+            second: Periodic::every(Duration::from_secs(1)),
+            times: Periodic::every(Duration::from_secs(10)),
         }
     }
 }
@@ -88,38 +87,25 @@ impl Schedule {
         self.estimate = self.sampled + estimator::INTERVAL * intervals;
     }
 
-    /// Whether objects that no connection uses are to be forgotten.
-    pub(super) fn unused(&mut self, now: Millis) -> bool {
-        is_due(&mut self.unused, now, UNUSED_INTERVAL)
-    }
-
-    /// Whether the memory left is to be checked.
-    pub(super) fn memory(&mut self, now: Millis) -> bool {
-        is_due(&mut self.memory, now, MEMORY_INTERVAL)
-    }
-
-    /// Whether load reports and owned services are to be reviewed.
-    pub(super) fn review(&mut self, now: Millis) -> bool {
-        is_due(&mut self.review, now, REVIEW_INTERVAL)
-    }
-
-    /// Whether weights are to follow measured times.
-    pub(super) fn times(&mut self, now: Millis) -> bool {
-        is_due(&mut self.times, now, TIMES_INTERVAL)
-    }
-
     /// The earliest due time.
     pub(super) fn next(&self) -> Millis {
-        self.estimate.min(self.unused).min(self.memory).min(self.review).min(self.times)
+        self.estimate.min(self.unused.due).min(self.second.due).min(self.times.due)
     }
 }
 
-fn is_due(at: &mut Millis, now: Millis, interval: Duration) -> bool {
-    let is_due = *at <= now;
-    if is_due {
-        *at = now + interval;
+impl Periodic {
+    fn every(interval: Duration) -> Self {
+        Self { due: Millis(0) + interval, interval }
     }
-    is_due
+
+    /// Whether the task is to be performed now; the next time is then an interval later.
+    pub(super) fn is_due(&mut self, now: Millis) -> bool {
+        let is_due = self.due <= now;
+        if is_due {
+            self.due = now + self.interval;
+        }
+        is_due
+    }
 }
 
 #[cfg(test)]

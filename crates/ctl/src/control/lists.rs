@@ -176,7 +176,6 @@ impl<D: Datapath> Control<D> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::protocol::question::ControlRequest;
 
     use super::*;
     use crate::control::tests::control;
@@ -189,7 +188,7 @@ mod tests {
             control.datapath().no_lists = no_lists;
             let command =
                 Command::Add(Rule::Listed(Listed { list, prefix: network.parse().unwrap(), until: None }));
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            control.run(command).unwrap();
             let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
             let warns = control.warnings().iter().any(|warning| warning.text.contains("workers drop what"));
             (of_workers, warns)

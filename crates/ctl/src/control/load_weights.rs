@@ -30,19 +30,16 @@ impl<D: Datapath> Control<D> {
         Ok(Reply::Done)
     }
 
-    /// Publishes weights that load reports have changed.
+    /// Publishes weights that have changed, if there are any, and records them.
     pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), Late> {
-        if moved.is_empty() {
-            return Ok(());
-        }
-        let published = self.publish();
-        self.record_weights(moved);
-        published
+        if moved.is_empty() { Ok(()) } else { self.publish_with_weights(moved) }
     }
 
-    /// Records an event for each changed weight.
-    pub(super) fn record_weights(&self, moved: &[WeightChange]) {
+    /// Publishes a change, and records an event for each weight that it has changed.
+    pub(super) fn publish_with_weights(&mut self, moved: &[WeightChange]) -> Result<(), Late> {
+        let published = self.publish();
         let events = moved.iter().map(|moved| (moved.to_string(), None));
         self.events.record_all(Kind::Weight, self.epoch(), None, events);
+        published
     }
 }

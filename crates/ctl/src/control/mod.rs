@@ -5,8 +5,7 @@
 //! the lab runs the same code as the daemon's control thread. Steering of the XDP program is extended before a snapshot
 //! is published, and reduced once every worker has that snapshot.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Connection;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
-use xvs_dataplane::snapshot::clients::{Client, ClientSettings, Clients};
+use xvs_dataplane::snapshot::clients::{ClientSettings, Clients};
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
@@ -40,7 +39,6 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::objects::Rule;
-use xvs_model::objects::limit::{ClientRow, LimitReport};
 use xvs_model::protocol::question::{ControlRequest, Reply, RunningRules};
 use xvs_model::report::setting::{Setting, Source};
 use xvs_model::report::warning::{Warning, WarningKind};
@@ -302,11 +300,7 @@ impl<D: Datapath> Control<D> {
             ControlRequest::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             ControlRequest::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             ControlRequest::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
-            ControlRequest::Limits { clients } => {
-                let unlimited = self.publication.snapshot.clients.unlimited() as u64;
-                let clients = self.limited_clients(*clients as usize);
-                Ok(Reply::Limits(LimitReport { clients, unlimited, ..self.limits() }))
-            }
+            ControlRequest::Limits { clients } => Ok(Reply::Limits(self.limits(*clients as usize))),
             ControlRequest::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
             ControlRequest::Quic => Ok(Reply::Quic(self.quic_rows())),
             ControlRequest::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
@@ -316,9 +310,7 @@ impl<D: Datapath> Control<D> {
                 self.note_entry(|| Entry::Set { key: key.clone(), value: value.clone() });
                 self.settings.tune(&self.registry.tuning);
                 let moved = self.registry.review_reports(&self.settings.feedback, now);
-                let published = self.publish();
-                self.record_weights(&moved);
-                published?;
+                self.publish_with_weights(&moved)?;
                 Ok(Reply::Done)
             }
             ControlRequest::ReportLoad { server, load_percent } => {
@@ -328,22 +320,6 @@ impl<D: Datapath> Control<D> {
                 Ok(Reply::Feedback(self.registry.feedback_rows(&self.settings.feedback, now)))
             }
         }
-    }
-
-    /// The clients that limits affect most, at most this many.
-    fn limited_clients(&self, most: usize) -> Vec<ClientRow> {
-        let clients = &self.publication.snapshot.clients;
-        let services: HashMap<_, _> =
-            self.state.limits().keys().map(|key| (clients.hash_of(*key), *key)).collect();
-        let mut rows: Vec<_> = clients
-            .iter()
-            .filter_map(|Client { network, service, connections, refused }| {
-                Some(ClientRow { client: network, service: *services.get(&service)?, connections, refused })
-            })
-            .collect();
-        rows.sort_by_key(|row| Reverse((row.refused, row.connections)));
-        rows.truncate(most);
-        rows
     }
 
     /// Replaces the kernel's mark rules.
@@ -444,8 +420,8 @@ impl<D: Datapath> Control<D> {
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         self.schedule.sample(now, |samples| self.registry.sample_counters(now, samples));
-        let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
-        if self.schedule.unused(now) || is_trash_due {
+        let is_trash_due = self.registry.trash_scan.is_some_and(|due| due <= now);
+        if self.schedule.unused.is_due(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
             if self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }))
                 || !self.steered.deleted_locals.is_empty()
@@ -460,15 +436,13 @@ impl<D: Datapath> Control<D> {
             self.next_hops.forget();
             let _ = self.publish();
         }
-        if self.schedule.memory(now) {
-            self.update_defences();
-            self.retry_daemons(now);
-        }
-        if self.schedule.times(now) {
+        if self.schedule.times.is_due(now) {
             let moved = self.registry.follow_times(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
         }
-        if self.schedule.review(now) {
+        if self.schedule.second.is_due(now) {
+            self.update_defences();
+            self.retry_daemons(now);
             let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
             if self.registry.end_slow_starts(now) {
@@ -481,7 +455,7 @@ impl<D: Datapath> Control<D> {
         if !self.publication.held.is_empty() || self.steered.is_due() {
             let _ = self.settle(SHORT_WAIT);
         }
-        Ok([unconfirmed, listed, self.registry.trash_scan()]
+        Ok([unconfirmed, listed, self.registry.trash_scan]
             .into_iter()
             .flatten()
             .fold(self.schedule.next(), Millis::min))
@@ -649,6 +623,13 @@ mod tests {
         }
     }
 
+    impl Control<Machine> {
+        /// Carries out a command of `xvsadm` at time 0.
+        pub(super) fn run(&mut self, command: Command) -> Result<Reply, CommandError> {
+            self.change(&command, Source::XvsadmSet, Millis(0))
+        }
+    }
+
     pub(super) fn control() -> Control<Machine> {
         Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
     }
@@ -679,7 +660,7 @@ mod tests {
             let server = "192.0.2.11".parse().unwrap();
             let before = control.published().load_full();
             let disable = Command::Add(Rule::Disabled(Disabled { server, service }));
-            control.handle(&ControlRequest::Change(disable), Millis(0)).unwrap();
+            control.run(disable).unwrap();
             let after = control.published().load_full();
             keys.map(|key| {
                 let [before, after] = [&before, &after].map(|all| all.services.find(&key).unwrap());
@@ -701,8 +682,8 @@ mod tests {
         let replaced = control.datapath().replaced;
         let delete =
             |last| Object::Destination { service: service(), endpoint: Endpoint::new([192, 0, 2, last], 80) };
-        control.handle(&ControlRequest::Change(add([192, 0, 2, 2])), Millis(0)).unwrap();
-        control.handle(&ControlRequest::Change(Command::Delete(delete(2))), Millis(0)).unwrap();
+        control.run(add([192, 0, 2, 2])).unwrap();
+        control.run(Command::Delete(delete(2))).unwrap();
         // More than the time after which a deleted real server without connections is forgotten.
         for seconds in (0..300).step_by(20) {
             control.tick(Millis(seconds * 1000)).unwrap();
@@ -752,10 +733,10 @@ mod tests {
         control.set_network(&network([192, 0, 2, 1], 24));
         let options = DestinationOptions { weight: Weight(0), ..options };
         let quiesce = Command::EditDestination { service, endpoint, options };
-        assert_eq!(control.handle(&ControlRequest::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        assert_eq!(control.run(quiesce), Ok(Reply::Done));
         let delete = Command::Delete(Object::Destination { service, endpoint });
-        control.handle(&ControlRequest::Change(delete), Millis(0)).unwrap();
-        let again = control.handle(&ControlRequest::Change(add), Millis(0));
+        control.run(delete).unwrap();
+        let again = control.run(add);
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
     }
 
@@ -763,8 +744,8 @@ mod tests {
     fn the_broadcast_address_of_a_connected_network_is_refused_as_destination() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25));
-        control.handle(&ControlRequest::Change(add_service()), Millis(0)).unwrap();
-        let mut answer = |last| control.handle(&ControlRequest::Change(add([192, 0, 2, last])), Millis(0));
+        control.run(add_service()).unwrap();
+        let mut answer = |last| control.run(add([192, 0, 2, last]));
         let refused = answer(127);
         assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
         assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
@@ -884,7 +865,7 @@ mod tests {
         let published = control.published();
         let mut run = |command: Command, no_backup: bool| {
             control.datapath.no_backup = no_backup;
-            let answer = control.handle(&ControlRequest::Change(command), Millis(0));
+            let answer = control.run(command);
             let snapshot = published.load();
             let seen = (snapshot.sync_master.is_some(), snapshot.sync_backup.is_some());
             let wanted: Vec<_> = control.state.daemons().iter().map(|daemon| daemon.role).collect();
@@ -905,12 +886,11 @@ mod tests {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
         let start = daemon(SyncRole::Master, 7);
-        control.handle(&ControlRequest::Change(start.clone()), Millis(0)).unwrap();
-        let again = control.handle(&ControlRequest::Change(start), Millis(0)).unwrap_err();
+        control.run(start.clone()).unwrap();
+        let again = control.run(start).unwrap_err();
         assert_eq!(again, CommandError::DaemonRunning(SyncRole::Master));
         control.devices.clear();
-        let again =
-            control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 7)), Millis(0)).unwrap_err();
+        let again = control.run(daemon(SyncRole::Master, 7)).unwrap_err();
         assert_eq!(again, CommandError::NoSuchDevice("wan".to_owned()));
     }
 
@@ -923,7 +903,7 @@ mod tests {
         let mut start = |peers: &[[u8; 4]]| {
             let peers = peers.iter().copied().map(IpAddr::from).collect();
             let command = Command::Add(Rule::Daemon(SyncDaemon { peers, ..daemon.clone() }));
-            control.handle(&ControlRequest::Change(command), Millis(0)).map_err(|error| error.to_string())
+            control.run(command).map_err(|error| error.to_string())
         };
         let refused = start(&[[192, 0, 2, 2], [192, 0, 2, 1]]).unwrap_err();
         let why =
@@ -945,12 +925,12 @@ mod tests {
         };
         let daemons = [SyncRole::Master, SyncRole::Backup].map(on_lan);
         for command in daemons.into_iter().chain([add_service(), add([203, 0, 113, 11])]) {
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            control.run(command).unwrap();
         }
         let named: Vec<_> = control.unsigned_daemons().collect();
         let [one] = &*named else { panic!("{named:?}") };
         assert!(one.text.starts_with("synchronization on lan is not signed"), "{one}");
-        control.handle(&ControlRequest::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
+        control.run(add([192, 0, 2, 11])).unwrap();
         let named: Vec<_> = control.unsigned_daemons().collect();
         let [one] = &*named else { panic!("{named:?}") };
         assert!(
@@ -979,7 +959,7 @@ mod tests {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
         for command in [add_service(), daemon(SyncRole::Backup, 1)] {
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            control.run(command).unwrap();
         }
         let reply = control.handle(&ControlRequest::Rules, Millis(0)).unwrap();
         let Reply::Rules(RunningRules { rules, .. }) = reply else { panic!("{reply:?}") };
@@ -990,8 +970,8 @@ mod tests {
     fn rules_with_a_daemon_that_cannot_run_change_nothing_and_the_former_daemons_run() {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
-        control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
-        control.handle(&ControlRequest::Change(add_service()), Millis(0)).unwrap();
+        control.run(daemon(SyncRole::Master, 1)).unwrap();
+        control.run(add_service()).unwrap();
         let former = control.state.clone();
         control.datapath.no_backup = true;
         let rules = vec![daemon(SyncRole::Master, 2), daemon(SyncRole::Backup, 2)];
@@ -1028,7 +1008,7 @@ mod tests {
         let mut link = Network::default();
         link.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
         control.set_devices(&link.links);
-        control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
+        control.run(daemon(SyncRole::Master, 1)).unwrap();
         control.set_devices(&link.links);
         assert_eq!(control.datapath.daemons, [SyncRole::Master]);
         link.links[0].ifindex += 1;
@@ -1081,7 +1061,7 @@ mod tests {
         let limit = ClientLimit { syn_rate: 5, ..ClientLimit::default() };
         let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(Family::V4) });
         let mut is_in_force = |command| {
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            control.run(command).unwrap();
             control.published().load().syn_limits.is_some()
         };
         assert!(!is_in_force(Command::Add(Rule::Limit(ServiceLimit { service: key, limit }))));

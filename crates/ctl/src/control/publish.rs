@@ -213,11 +213,9 @@ pub(super) const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
-    use xvs_dataplane::clock::Millis;
     use xvs_dataplane::snapshot::DestinationId;
     use xvs_model::config::command::Command;
     use xvs_model::objects::Object;
-    use xvs_model::protocol::question::ControlRequest;
     use xvs_proto::Endpoint;
 
     use crate::control::Control;
@@ -234,7 +232,7 @@ mod tests {
 
     /// Changes the configuration. Returns the published content, which equals the content of the working copy.
     fn changed(control: &mut Control<Machine>, command: Command) -> (Vec<Endpoint>, usize) {
-        control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+        control.run(command).unwrap();
         let published = content(&control.published().load());
         assert_eq!(published, content(&control.publication.snapshot));
         published

@@ -242,8 +242,7 @@ mod tests {
     #[test]
     fn a_configuration_without_a_key_is_refused_and_a_key_that_none_has_is_forgotten() {
         let (mut control, path) = (control(), path("change"));
-        let mut change =
-            |command: &Command| control.handle(&ControlRequest::Change(command.clone()), Millis(0));
+        let mut change = |command: &Command| control.run(command.clone());
         assert!(change(&add(&path)).is_err());
         write(&path, &"0b".repeat(16));
         assert_eq!(change(&add(&path)), Ok(Reply::Done));

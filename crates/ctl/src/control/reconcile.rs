@@ -617,7 +617,7 @@ mod tests {
             server: "192.0.2.1".parse().unwrap(),
             service: None,
         }));
-        control.handle(&ControlRequest::Change(enable), Millis(0)).unwrap();
+        control.run(enable).unwrap();
         assert_eq!(in_force(&mut control), [5, 1]);
     }
 
@@ -654,7 +654,7 @@ mod tests {
         control.datapath().late = Some("worker 1".to_owned());
         let add = Command::Add(Rule::Service { key: key(101), options: ServiceOptions::of(Family::V4) });
         let late = CommandError::Late { who: "worker 1".to_owned() };
-        assert_eq!(control.handle(&ControlRequest::Change(add.clone()), Millis(0)), Err(late.clone()));
+        assert_eq!(control.run(add.clone()), Err(late.clone()));
         let batch =
             ControlRequest::Restore(vec![Command::Delete(Object::Service(key(101))), add.clone(), add]);
         let exists = CommandError::ServiceExists(key(101));

@@ -36,24 +36,17 @@ impl<D: Datapath> Control<D> {
     /// warning.
     pub fn reload(&mut self, new: Reloaded, now: Millis) -> Vec<String> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
-        self.settings.ipvs = with_keys(
-            &self.settings.ipvs,
-            &ipvs,
-            changed.iter().map(String::as_str).filter(|key| !key.starts_with(PREFIX)),
-        );
-        self.settings.feedback = with_keys(
-            &self.settings.feedback,
-            &feedback,
-            changed.iter().filter_map(|key| key.strip_prefix(PREFIX)),
-        );
+        let of_ipvs = changed.iter().map(String::as_str).filter(|key| !key.starts_with(PREFIX));
+        let of_feedback = changed.iter().filter_map(|key| key.strip_prefix(PREFIX));
+        self.settings.ipvs = with_keys(&self.settings.ipvs, &ipvs, of_ipvs);
+        self.settings.feedback = with_keys(&self.settings.feedback, &feedback, of_feedback);
         self.settings.set_start(settings);
         let undone: Vec<_> = changed.into_iter().filter(|key| self.settings.unset(key)).collect();
         self.set_repair(repair);
         self.settings.tune(&self.registry.tuning);
         self.note_entry(|| Entry::Toml(toml, undone.clone()));
         let moved = self.registry.review_reports(&self.settings.feedback, now);
-        let _ = self.publish();
-        self.record_weights(&moved);
+        let _ = self.publish_with_weights(&moved);
         undone
     }
 

@@ -189,6 +189,18 @@ mod tests {
         }
     }
 
+    const SERVICE: &str = "TCP 192.0.2.100:80";
+
+    /// Adds a service.
+    fn add(key: &str) -> Command {
+        let key: ServiceKey = key.parse().unwrap();
+        Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) })
+    }
+
+    fn timeouts(tcp_seconds: u32) -> Command {
+        Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }))
+    }
+
     /// A step of a director's life.
     #[derive(Debug, Clone)]
     enum Step {
@@ -299,15 +311,8 @@ mod tests {
     fn a_journal_that_is_cut_anywhere_gives_a_prefix_of_its_changes() {
         let directory = Directory::new("cut");
         let mut control = directory.control();
-        let add = |key: &str| {
-            let key: ServiceKey = key.parse().unwrap();
-            ControlRequest::Change(Command::Add(Rule::Service {
-                key,
-                options: ServiceOptions::of(key.family()),
-            }))
-        };
         for service in ["TCP 192.0.2.100:80", "UDP [2001:db8::1]:53", "FWM 7"] {
-            control.handle(&add(service), Millis(0)).unwrap();
+            control.run(add(service)).unwrap();
         }
         let set = ControlRequest::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
         control.handle(&set, Millis(0)).unwrap();
@@ -331,15 +336,15 @@ mod tests {
     fn a_journal_of_outdated_lines_is_written_anew_and_holds_the_same() {
         let directory = Directory::new("anew");
         let mut control = directory.control();
-        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
+        let add = add(SERVICE);
+        let delete = Command::Delete(Object::Service(SERVICE.parse().unwrap()));
         let mut longest = 0;
         for round in 0..200 {
-            let command = if round % 2 == 0 { add.clone() } else { Command::Delete(Object::Service(key)) };
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            let command = if round % 2 == 0 { add.clone() } else { delete.clone() };
+            control.run(command).unwrap();
             longest = longest.max(read(&directory.journal()).entries.len());
         }
-        control.handle(&ControlRequest::Change(add), Millis(0)).unwrap();
+        control.run(add).unwrap();
         assert!((10..=100).contains(&longest), "{longest} lines");
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
     }
@@ -362,15 +367,15 @@ mod tests {
             toml: toml.clone(),
         };
         assert_eq!(control.reload(new, Millis(0)), ["sloppy_tcp"]);
-        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
+        let add = add(SERVICE);
+        let delete = Command::Delete(Object::Service(SERVICE.parse().unwrap()));
         // At the end the journal was written anew.
         for round in 0..200 {
             let Contents { header, entries, .. } = read(&directory.journal());
             let settings: Vec<_> = Replayed::of(&entries).settings.into_keys().collect();
             assert_eq!((header.toml, settings), (toml.clone(), vec!["sloppy_sctp".to_owned()]), "{round}");
-            let command = if round % 2 == 0 { add.clone() } else { Command::Delete(Object::Service(key)) };
-            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
+            let command = if round % 2 == 0 { add.clone() } else { delete.clone() };
+            control.run(command).unwrap();
         }
     }
 
@@ -378,13 +383,7 @@ mod tests {
     fn a_journal_that_cannot_be_written_refuses_no_change_and_has_all_of_them_later() {
         let directory = Directory::new("unwritable");
         let mut control = directory.control();
-        let change = |last: u8| {
-            let key: ServiceKey = format!("TCP 192.0.2.{last}:80").parse().unwrap();
-            ControlRequest::Change(Command::Add(Rule::Service {
-                key,
-                options: ServiceOptions::of(key.family()),
-            }))
-        };
+        let change = |last: u8| add(&format!("TCP 192.0.2.{last}:80"));
         // A device that is always full, in the place of the file.
         control
             .journal
@@ -393,7 +392,7 @@ mod tests {
             .append_to(fs::File::options().write(true).open("/dev/full").unwrap());
         fs::create_dir(directory.0.join("journal.new")).unwrap();
         for last in [100, 101] {
-            control.handle(&change(last), Millis(0)).unwrap();
+            control.run(change(last)).unwrap();
             let warnings = control.warnings();
             assert!(
                 warnings.len() == 1
@@ -402,7 +401,7 @@ mod tests {
             );
         }
         fs::remove_dir(directory.0.join("journal.new")).unwrap();
-        control.handle(&change(102), Millis(0)).unwrap();
+        control.run(change(102)).unwrap();
         assert_eq!(texts(&control.warnings()), [""; 0]);
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
     }
@@ -415,9 +414,7 @@ mod tests {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         control.journal.as_mut().unwrap().append_to(full);
         fs::create_dir(directory.0.join("journal.new")).unwrap();
-        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let change = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
-        control.handle(&ControlRequest::Change(change), Millis(0)).unwrap();
+        control.run(add(SERVICE)).unwrap();
         let refused = control.complete_journal().unwrap_err().to_string();
         assert!(refused.contains("would lose changes") && refused.contains("make room"), "{refused}");
         fs::remove_dir(directory.0.join("journal.new")).unwrap();
@@ -429,15 +426,9 @@ mod tests {
     fn rules_that_wait_to_be_confirmed_are_taken_back_at_a_restart_and_confirmed_ones_stay() {
         let directory = Directory::new("unconfirmed");
         let mut control = directory.control();
-        let timeouts =
-            |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
-        control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
+        control.run(timeouts(100)).unwrap();
         let before = control.state().clone();
-        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let rules = vec![
-            Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) }),
-            timeouts(200),
-        ];
+        let rules = vec![add(SERVICE), timeouts(200)];
         control
             .handle(
                 &ControlRequest::Apply { rules, confirm_within_seconds: Some(60), keeps_locals: false },
@@ -457,9 +448,7 @@ mod tests {
     fn timeouts_of_the_keepalived_conf_are_not_kept_and_the_former_ones_are() {
         let directory = Directory::new("keepalived");
         let mut control = directory.control();
-        let timeouts =
-            |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
-        control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
+        control.run(timeouts(100)).unwrap();
         control.change(&timeouts(200), Source::KeepalivedConf, Millis(0)).unwrap();
         assert_eq!(control.state().timeouts().tcp_seconds, 200);
         assert_eq!(Replayed::of(&read(&directory.journal()).entries).state.timeouts().tcp_seconds, 100);

@@ -1,13 +1,16 @@
-//! Publishes limits of SYNs to the data plane, and reports the SYNs that they have dropped.
+//! Publishes limits of SYNs to the data plane, and reports all limits with dropped SYNs and limited clients.
 //!
 //! Not here: the effect of a limit (`xvs_dataplane::snapshot::syn_limits`).
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use xvs_dataplane::snapshot::clients::Client;
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
 use xvs_model::config::command::Command;
-use xvs_model::objects::limit::{LimitReport, ServiceLimit};
+use xvs_model::objects::limit::{ClientRow, LimitReport, ServiceLimit};
 use xvs_model::objects::{Object, Rule};
 
 use super::Control;
@@ -67,16 +70,27 @@ impl<D: Datapath> Control<D> {
         self.publication.snapshot.syn_limits = (!limits.is_empty()).then(|| Arc::new(limits));
     }
 
-    /// The limits with the numbers of dropped SYNs, without clients.
-    pub(super) fn limits(&mut self) -> LimitReport {
+    /// The limits with the numbers of dropped SYNs, and at most this many of the clients that limits affect most.
+    pub(super) fn limits(&mut self, clients_max: usize) -> LimitReport {
         self.datapath.count_drops();
+        let snapshot = &self.publication.snapshot;
         let mut report = LimitReport::of(self.state.limits());
-        if let Some(limits) = &self.publication.snapshot.syn_limits {
+        report.unlimited = snapshot.clients.unlimited() as u64;
+        if let Some(limits) = &snapshot.syn_limits {
             for row in &mut report.limits {
                 row.syns_dropped =
                     limits.get(&row.service).map_or(0, |limit| limit.dropped.load(Ordering::Relaxed));
             }
         }
+        let services: HashMap<_, _> =
+            self.state.limits().keys().map(|key| (snapshot.clients.hash_of(*key), *key)).collect();
+        for Client { network: client, service, connections, refused } in snapshot.clients.iter() {
+            if let Some(&service) = services.get(&service) {
+                report.clients.push(ClientRow { client, service, connections, refused });
+            }
+        }
+        report.clients.sort_by_key(|row| Reverse((row.refused, row.connections)));
+        report.clients.truncate(clients_max);
         report
     }
 }

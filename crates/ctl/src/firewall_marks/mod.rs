@@ -10,22 +10,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use xvs_host::netfilter::chain::Action;
-use xvs_host::netfilter::chain::Base;
-use xvs_host::netfilter::chain::Criterion;
-use xvs_host::netfilter::chain::ENTRIES_MAX;
-use xvs_host::netfilter::chain::Match;
-use xvs_host::netfilter::chain::Rule;
-use xvs_host::netfilter::chain::Table;
-use xvs_host::netfilter::chain::no_room_for_entries;
-use xvs_host::netfilter::chain::pattern;
-use xvs_proto::mark::merged;
 
-use xvs_dataplane::snapshot::marks;
-use xvs_dataplane::snapshot::marks::{Marks, Step};
+use xvs_dataplane::snapshot::marks::{self, Marks, Step};
+use xvs_host::netfilter::chain::{
+    Action, Base, Criterion, ENTRIES_MAX, Match, Rule, Table, no_room_for_entries, pattern,
+};
 use xvs_model::objects::mark::MarkRule;
 use xvs_model::report::warning::{Warning, WarningKind};
-use xvs_proto::mark::{Change, Condition, Expected, Test};
+use xvs_proto::mark::{Change, Condition, Expected, Test, merged};
 use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix};
 
@@ -115,11 +107,14 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
     for (table, roles, base) in bases {
         compiler.base((table, roles), base);
     }
-    let own: Vec<_> = own.iter().map(own_rule).collect();
     let end = compiler.label();
     let none = Table::default();
-    let exits = Exits { on_return: end, on_accept: end, depth: 0 };
-    compiler.rules((&none, &ChainRoles::of(&none)), &own, &Scope::default(), exits);
+    compiler.rules(
+        (&none, &ChainRoles::of(&none)),
+        &own.iter().map(own_rule).collect::<Vec<_>>(),
+        &Scope::default(),
+        Exits { on_return: end, on_accept: end, depth: 0 },
+    );
     compiler.place(end);
     compiler.finish()
 }
@@ -217,8 +212,7 @@ impl Compiler<'_> {
     fn base(&mut self, table: TableContext<'_>, base: &Base) {
         let end = self.label();
         if let Some(family) = base.family {
-            let other = Condition { test: Test::Family(family), expected: Expected::No };
-            self.skip(vec![other], end);
+            self.skip(vec![Condition { test: Test::Family(family), expected: Expected::No }], end);
         }
         let scope = Scope { family: base.family, dest: None };
         self.chain(table, &base.chain, &scope, Exits { on_return: end, on_accept: end, depth: 0 });
@@ -307,23 +301,18 @@ impl Compiler<'_> {
         if rule.obstacle.is_some() {
             return rule.obstacle.clone();
         }
-        let unknown = rule.criteria.iter().find_map(|criterion| match &criterion.matches {
-            Match::OfNew { obstacle, .. } => Some(obstacle.clone()),
-            Match::Packet(_) | Match::Interface(_) => None,
-        });
-        if unknown.is_some() {
-            return unknown;
+        let mut entries = self.entries;
+        for criterion in &rule.criteria {
+            match &criterion.matches {
+                Match::Packet(test) => entries += test.entries(),
+                Match::Interface(names) => entries += names.len(),
+                Match::OfNew { obstacle, .. } => return Some(obstacle.clone()),
+            }
         }
-        let entries = rule.criteria.iter().map(|criterion| match &criterion.matches {
-            Match::Packet(test) => test.entries(),
-            Match::Interface(names) => names.len(),
-            Match::OfNew { .. } => 0,
-        });
-        let more = self.entries + entries.sum::<usize>();
-        if more > ENTRIES_MAX {
+        if entries > ENTRIES_MAX {
             return Some(no_room_for_entries());
         }
-        self.entries = more;
+        self.entries = entries;
         None
     }
 
@@ -335,20 +324,23 @@ impl Compiler<'_> {
     }
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
-        let conditions = criteria.iter().filter_map(|Criterion { matches, expected, .. }| {
+        let mut conditions = Vec::new();
+        for Criterion { matches, expected } in criteria {
             let test = match matches {
                 Match::Packet(test) => test.clone(),
-                Match::Interface(names) => {
-                    let named =
-                        self.links.iter().filter(|link| names.iter().any(|name| is_named(&link.name, name)));
-                    Test::Link(named.map(|link| link.id).collect())
-                }
-                // A rule with it has an obstacle, and is not followed.
-                Match::OfNew { .. } => return None,
+                Match::Interface(names) => Test::Link(
+                    self.links
+                        .iter()
+                        .filter(|link| names.iter().any(|name| is_named(&link.name, name)))
+                        .map(|link| link.id)
+                        .collect(),
+                ),
+                // The rule has an obstacle, and is not followed.
+                Match::OfNew { .. } => continue,
             };
-            Some(Condition { test, expected: *expected })
-        });
-        conditions.collect()
+            conditions.push(Condition { test, expected: *expected });
+        }
+        conditions
     }
 
     fn label(&mut self) -> Label {
@@ -433,11 +425,15 @@ fn own_rule(own: &MarkRule) -> Rule {
         own.protocol.map(|protocol| Test::Protocol(vec![protocol])),
         (!own.dest_ports.is_empty()).then(|| Test::DestPort(own.dest_ports.clone())),
     ];
-    let interface = own.interface.iter().map(|name| Match::Interface(vec![pattern(name)]));
-    let all = tests.into_iter().flatten().map(Match::Packet).chain(interface);
     Rule {
         text: own.to_string(),
-        criteria: all.map(|matches| Criterion { matches, expected: Expected::Yes }).collect(),
+        criteria: tests
+            .into_iter()
+            .flatten()
+            .map(Match::Packet)
+            .chain(own.interface.iter().map(|name| Match::Interface(vec![pattern(name)])))
+            .map(|matches| Criterion { matches, expected: Expected::Yes })
+            .collect(),
         action: Action::Set(Change::set_mark(own.mark, own.mask)),
         obstacle: None,
     }

@@ -209,7 +209,8 @@ impl InMemory {
         change(&mut network)?;
         let offloads = self.control.datapath().program.is_some();
         for link in &mut network.links {
-            (link.offloads, link.takes_redirected) = (offloads, offloads);
+            link.offloads = offloads;
+            link.takes_redirected = offloads;
         }
         self.port.set_links(network.links.len() as u16);
         self.control.set_devices(&network.links);
@@ -249,10 +250,13 @@ impl InMemory {
         link: &str,
         frames: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
-        let mut links = self.network.links.iter();
-        // Frames of a VLAN arrive on the link below it.
-        let known = links.find(|known| known.name == link && known.vlan.is_none());
-        let known = known.map(|known| known.id);
+        let known = self
+            .network
+            .links
+            .iter()
+            // Frames of a VLAN arrive on the link below it.
+            .find(|known| known.name == link && known.vlan.is_none())
+            .map(|known| known.id);
         let Some(id) = known.or((link == "lo").then_some(LinkId::LOOPBACK)) else {
             return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
         };
@@ -280,9 +284,11 @@ impl InMemory {
     fn synchronize(&mut self, snapshot: &Snapshot) {
         let Some((daemon, messages)) = &mut self.control.datapath().master else { return };
         messages.run(snapshot, self.now, |number, payload| {
-            let port = daemon.port.saturating_add(number);
-            let link = daemon.interface.clone();
-            self.sync_messages.push(SyncMessage { link, port, payload: payload.to_vec() });
+            self.sync_messages.push(SyncMessage {
+                link: daemon.interface.clone(),
+                port: daemon.port.saturating_add(number),
+                payload: payload.to_vec(),
+            });
             Sent::Done
         });
     }
@@ -322,13 +328,12 @@ impl InMemory {
 
     /// The frames transmitted since the last call or burst, each with the name of its link.
     pub fn transmitted(&mut self) -> Vec<(String, Vec<u8>)> {
-        let offloaded = self.offloaded.as_mut().and_then(|(_, bytes)| bytes.take());
-        let frames = offloaded.into_iter().chain(self.port.take_transmitted());
-        let links = &self.network.links;
-        frames
-            .into_iter()
+        self.offloaded
+            .iter_mut()
+            .filter_map(|(_, bytes)| bytes.take())
+            .chain(self.port.take_transmitted())
             .map(|Bytes { link: id, frame }| {
-                let link = links.iter().find(|link| link.id == id);
+                let link = self.network.links.iter().find(|link| link.id == id);
                 (link.map_or_else(|| "?".to_owned(), |link| link.name.clone()), frame)
             })
             .collect()
@@ -379,8 +384,9 @@ impl InMemory {
                 *all.entry(name.to_owned()).or_default() += offloaded;
             }
         }
-        let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
-        all.into_iter().chain(swept).filter(|(_, value)| *value != 0).collect()
+        all.extend(self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value)));
+        all.retain(|_, value| *value != 0);
+        all
     }
 
     fn end(&self, filter: &Filter, mode: EndMode) -> Ended {
@@ -418,8 +424,8 @@ impl Director for InMemory {
             Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Reset))),
             Request::LocalUse => {
                 let exhausted = self.counters.dropped(DropReason::NoLocalPort).value();
-                let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
-                Ok(Reply::LocalUse(report))
+                let locals = self.control.state().locals();
+                Ok(Reply::LocalUse(local_addresses::report(locals, &self.reader, exhausted)))
             }
             Request::Control(request) => self.control.handle(&request, self.now),
             Request::ListConnections
@@ -474,14 +480,14 @@ const IDS: HashSecret = HashSecret([3, 5, 7]);
 
 /// The network of a machine that has only the loopback interface.
 fn loopback() -> Network {
-    let networks = [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
-    let routes = networks.map(|(addr, len)| Route {
-        table: network::Table::LOCAL,
-        dest: Prefix::new(addr, len).expect("the prefix lengths are valid for their families"),
-        metric: 0,
-        action: RouteAction::Local,
-        preferred_source: None,
-        mtu: None,
-    });
+    let routes =
+        [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)].map(|(addr, len)| Route {
+            table: network::Table::LOCAL,
+            dest: Prefix::new(addr, len).expect("the prefix lengths are valid for their families"),
+            metric: 0,
+            action: RouteAction::Local,
+            preferred_source: None,
+            mtu: None,
+        });
     Network { routes: routes.into(), ..Network::default() }
 }

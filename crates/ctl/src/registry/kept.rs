@@ -143,18 +143,12 @@ impl Found {
 
 impl DestinationEntry {
     fn numbers(&self) -> [u64; NUMBERS] {
+        let counted = self.estimator.since_zero(self.live.stats.sum());
+        let overloaded = u64::from(self.live.is_overloaded());
         let Counts { load: Load { active, inactive }, templates } = self.live.counts();
-        numbers(
-            self.estimator.since_zero(self.live.stats.sum()),
-            &[
-                self.last_weight.0.into(),
-                self.method_bits(),
-                self.live.is_overloaded().into(),
-                active.into(),
-                inactive.into(),
-                templates.into(),
-            ],
-        )
+        let [weight, active, inactive, templates] =
+            [self.last_weight.0, active, inactive, templates].map(u64::from);
+        numbers(counted, &[weight, self.method_bits(), overloaded, active, inactive, templates])
     }
 
     fn method_bits(&self) -> u64 {

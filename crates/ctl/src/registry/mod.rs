@@ -55,7 +55,8 @@ pub struct Registry {
     pub sip_calls: usize,
     services: BTreeMap<ServiceKey, ServiceEntry>,
     trash: BTreeMap<(ServiceKey, Endpoint), Trashed>,
-    trash_scan: Option<Millis>,
+    /// The time of the next scan of the trash; `None` if the trash was empty at the last scan.
+    pub(crate) trash_scan: Option<Millis>,
     free_ids: Vec<DestinationId>,
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,

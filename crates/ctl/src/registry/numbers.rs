@@ -90,9 +90,7 @@ impl Records {
     /// Enters a record, possibly replacing another.
     pub(super) fn set<N: Serialize>(&mut self, place: u32, record: &Record<N>) {
         let mut bytes = [0; RECORD];
-        for (word, number) in bytes.chunks_exact_mut(8).zip(record.numbers) {
-            word.copy_from_slice(&number.to_le_bytes());
-        }
+        bytes[..TEXT].copy_from_slice(record.numbers.map(u64::to_le_bytes).as_flattened());
         // A name is at most a service's key and an endpoint; a longer name would not be kept.
         if let Ok(text) = serde_json::to_vec(&record.name)
             && text.len() <= RECORD - TEXT - 2
@@ -105,11 +103,7 @@ impl Records {
 
     /// Changes the numbers of a record.
     pub(super) fn set_numbers(&mut self, place: u32, numbers: [u64; NUMBERS]) {
-        let mut bytes = [0; TEXT];
-        for (word, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            word.copy_from_slice(&number.to_le_bytes());
-        }
-        self.put(place, &bytes);
+        self.put(place, numbers.map(u64::to_le_bytes).as_flattened());
     }
 
     /// Removes a record.

@@ -70,11 +70,6 @@ impl Registry {
         self.trash.insert((key, dest.endpoint), Trashed { dest, service, idle_since: None });
     }
 
-    /// The time of the next scan of the trash; `None` if it was empty at the last one.
-    pub fn trash_scan(&self) -> Option<Millis> {
-        self.trash_scan
-    }
-
     /// Scans the trash: frees destinations for which an earlier scan, two minutes ago or more, found no connection.
     /// Returns whether there were any. Source: ipvs-behaviour, section 3.5.
     pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {

@@ -94,8 +94,8 @@ impl Receiver {
         let message = match limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
             true => Err(Refused::TooLong),
             false => self.read(bytes).and_then(|message| verify(bytes).map(|()| message)),
-        };
-        let message = message.inspect_err(|error| {
+        }
+        .inspect_err(|error| {
             // Other clusters may share the group.
             if !matches!(error, Refused::SyncId(_)) {
                 refused.fetch_add(1, Ordering::Relaxed);

@@ -21,19 +21,20 @@ fn back(from: Endpoint, to: Endpoint, vrf: Option<Table>) -> RouteKey {
 /// The interface towards a source, and its link address. Packets from this machine to itself arrive on `lo`. If several
 /// VRFs have a route, it is the interface in the VRF that has the packet's destination.
 fn by_source(from: Endpoint, to: Endpoint, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
-    let source = from.addr;
-    let vrfs = egress.vrfs().iter().copied().map(Some);
-    let mut vrfs = [egress.vrf_of_address(to.addr), None].into_iter().chain(vrfs);
-    vrfs.find_map(|vrf| match egress.route(back(from, to, vrf), 0) {
-        RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info.mac)),
-        RouteTo::Local => Some((LinkId::LOOPBACK, UNKNOWN_MAC)),
-        RouteTo::Unreachable | RouteTo::NoRoute => None,
-    })
-    .ok_or_else(|| {
-        invalid(&format!(
-            "{source} is reached by no attached interface; name the interface that the packet comes in by"
-        ))
-    })
+    [egress.vrf_of_address(to.addr), None]
+        .into_iter()
+        .chain(egress.vrfs().iter().copied().map(Some))
+        .find_map(|vrf| match egress.route(back(from, to, vrf), 0) {
+            RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info.mac)),
+            RouteTo::Local => Some((LinkId::LOOPBACK, UNKNOWN_MAC)),
+            RouteTo::Unreachable | RouteTo::NoRoute => None,
+        })
+        .ok_or_else(|| {
+            invalid(&format!(
+                "{} is reached by no attached interface; name the interface that the packet comes in by",
+                from.addr
+            ))
+        })
 }
 
 /// The transport header, followed by this many zero bytes.
@@ -101,13 +102,11 @@ fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Re
 fn flags(text: &str) -> Result<tcp::Flags, CommandError> {
     let mut bits = 0;
     for word in text.split([',', ' ']).filter(|word| !word.is_empty() && *word != "none") {
-        let known = FLAGS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
-        bits |= known
-            .ok_or_else(|| {
-                invalid(&format!("{word} is no flag of TCP; those are syn, ack, fin, rst, psh and none"))
-            })?
-            .1
-            .0;
+        let Some((_, flag)) = FLAGS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)) else {
+            let why = format!("{word} is no flag of TCP; those are syn, ack, fin, rst, psh and none");
+            return Err(invalid(&why));
+        };
+        bits |= flag.0;
     }
     Ok(tcp::Flags(bits))
 }
@@ -211,11 +210,13 @@ fn named_interface<'e>(
     egress: &'e Egress,
 ) -> Result<Option<(LinkId, &'e LinkInfo)>, CommandError> {
     let Some(name) = &question.interface else { return Ok(None) };
-    let found = egress.links().find(|(_, info)| info.name == *name);
-    let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
-    found.map(Some).ok_or_else(|| {
-        invalid(&format!("no interface {name} is attached; those that are: {}", known.join(", ")))
-    })
+    match egress.links().find(|(_, info)| info.name == *name) {
+        Some(found) => Ok(Some(found)),
+        None => {
+            let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
+            Err(invalid(&format!("no interface {name} is attached; those that are: {}", known.join(", "))))
+        }
+    }
 }
 
 fn number(proto: Proto) -> Protocol {

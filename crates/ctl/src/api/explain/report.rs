@@ -116,8 +116,6 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
             (explain::Verdict::Drop, Some(reason.name().to_owned()), Some(reason.sentence()))
         }
     };
-    // A frame that goes to the kernel is not sent.
-    let sent_frames = explanation.sent.iter().filter(|_| happens != explain::Verdict::Pass);
     Report {
         interface: egress.name_of(*link),
         packet: packet.map(|packet| summary(&packet)),
@@ -155,7 +153,11 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
             _ if met.is_some_and(|(_, towards)| *towards == Direction::Outbound) => None,
             _ => explanation.connection.as_ref().and_then(|(_, copied)| neighbour(copied, egress)),
         },
-        sent: sent_frames.map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
+        sent: match happens {
+            // A frame that goes to the kernel is not sent.
+            explain::Verdict::Pass => Vec::new(),
+            _ => explanation.sent.iter().map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
+        },
         caveats: explanation.caveats.iter().map(caveat_report).collect(),
     }
 }
@@ -217,29 +219,32 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
 
 fn choice(decision: &Decision) -> Choice {
     let Decision { service, account, candidates, chosen } = decision;
-    let reports = candidates.iter().enumerate().map(|(position, candidate)| CandidateReport {
-        server: candidate.endpoint,
-        method: candidate.method.listed().to_owned(),
-        weight: candidate.weight.0,
-        active: candidate.load.active,
-        inactive: candidate.load.inactive,
-        standing: match () {
-            () if *chosen == Some(position) => CandidateState::Chosen,
-            () if candidate.weight.is_quiescent() => CandidateState::Quiescent,
-            () if candidate.overloaded => CandidateState::Overloaded,
-            () if candidate.slow_start_percent.is_some() => CandidateState::SlowStart,
-            () => CandidateState::PassedOver,
-        },
-        slow_start_percent: candidate.slow_start_percent,
-        upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
-        figures: account.candidates.get(position).cloned().unwrap_or_default(),
-    });
     Choice {
         service: service.to_string(),
         scheduler: account.scheduler.to_owned(),
         rule: account.rule.clone(),
         certainty: account.certainty,
-        candidates: reports.collect(),
+        candidates: candidates
+            .iter()
+            .enumerate()
+            .map(|(position, candidate)| CandidateReport {
+                server: candidate.endpoint,
+                method: candidate.method.listed().to_owned(),
+                weight: candidate.weight.0,
+                active: candidate.load.active,
+                inactive: candidate.load.inactive,
+                standing: match () {
+                    () if *chosen == Some(position) => CandidateState::Chosen,
+                    () if candidate.weight.is_quiescent() => CandidateState::Quiescent,
+                    () if candidate.overloaded => CandidateState::Overloaded,
+                    () if candidate.slow_start_percent.is_some() => CandidateState::SlowStart,
+                    () => CandidateState::PassedOver,
+                },
+                slow_start_percent: candidate.slow_start_percent,
+                upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
+                figures: account.candidates.get(position).cloned().unwrap_or_default(),
+            })
+            .collect(),
     }
 }
 
@@ -277,8 +282,7 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
 fn unattached(route: &Route, attachment: &Attachment<'_>) -> Option<String> {
     let Path::NoRoute = route.path else { return None };
     let link = attachment.towards(route.key)?;
-    let step = attachment.step(link);
-    Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
+    Some(format!("its route is by {}, to which xvsd is not attached; {}", link.name, attachment.step(link)))
 }
 
 /// The differences between a packet and the frame that leaves; `None` if none leaves.
@@ -317,10 +321,13 @@ fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> SentFrame {
         Ok(Parsed::Ip(packet)) => Some(summary(&packet)),
         Ok(Parsed::Other) | Err(_) => None,
     };
-    let link = egress.above(link);
-    let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(link, vlan)).unwrap_or(link);
-    let frame = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    SentFrame { interface: egress.name_of(link), packet, frame }
+    let above = egress.above(link);
+    let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(above, vlan)).unwrap_or(above);
+    SentFrame {
+        interface: egress.name_of(link),
+        packet,
+        frame: frame.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
 }
 
 fn caveat_report(caveat: &Caveat) -> CaveatReport {
