@@ -70,7 +70,7 @@ impl Default for Schedule {
 
 impl Schedule {
     /// Calls `sample` with the number of samples of the counters that are due; `sample` returns the number of counters.
-    /// The more counters, the later the next samples, because a pass over all takes longer. Missed samples are due, too,
+    /// The more counters, the later the next samples, because a pass over all takes longer. Missed samples are due too,
     /// except after a gap in which all rates would have decayed.
     pub(super) fn sample(&mut self, now: Millis, sample: impl FnOnce(u32) -> usize) {
         if self.estimate > now {

@@ -87,7 +87,9 @@ impl<D: Datapath> Control<D> {
             .faulty
             .first_key_value()
             .map(|(list, fault)| format!("{list}: {fault}"))
-            .or_else(|| self.quic_faults().next().map(ToString::to_string))
+            .or_else(|| {
+                self.registry.quic_keys.values().find_map(|key| Some(key.as_ref().err()?.to_string()))
+            })
             .map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
 

@@ -1,9 +1,9 @@
 //! Control of the director: the only owner of the desired state and the only publisher of snapshots.
 //!
 //! Every change (a command, the network, a removed destination without references) is carried out here, one at a time:
-//! validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no thread and no socket:
-//! the lab runs the same code as the daemon's control thread. Steering of the XDP program is extended before a snapshot
-//! is published, and reduced once every worker has that snapshot.
+//! validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no thread and no
+//! socket: the lab runs the same code as the daemon's control thread. Steering of the XDP program is extended before a
+//! snapshot is published, and reduced once every worker has that snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -414,7 +414,8 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Performs the tasks that are due: samples the counters, scans the trash, checks the memory left, expires entries
-    /// of lists and load reports, maintains owned services, reverts unconfirmed rules. Returns when the next call is due.
+    /// of lists and load reports, maintains owned services, reverts unconfirmed rules. Returns the time of the next
+    /// task.
     ///
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.

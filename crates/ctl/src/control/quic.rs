@@ -71,13 +71,8 @@ impl<D: Datapath> Control<D> {
         )
     }
 
-    /// The reasons why keys of QUIC configurations cannot be used.
-    pub(super) fn quic_faults(&self) -> impl Iterator<Item = &QuicKeyError> {
-        self.registry.quic_keys.values().filter_map(|key| key.as_ref().err())
-    }
-
-    /// The warnings about these keys, and about server IDs that choose no real server although the service has a real
-    /// server with this address.
+    /// The warnings about keys that cannot be used, and about server IDs that choose no real server although the
+    /// service has a real server with this address.
     pub(super) fn quic_warnings(&self) -> impl Iterator<Item = Warning> {
         let of_keys = self.registry.quic_keys.iter().filter_map(|(path, key)| {
             let fault = key.as_ref().err()?;

@@ -49,7 +49,7 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// The result of a command's check. For a daemon, a missing interface is reported before a daemon that already runs.
+    /// The result of a command's check. A missing interface is reported before a daemon that already runs.
     pub(super) fn with_device<'a>(
         &self,
         command: &Command,

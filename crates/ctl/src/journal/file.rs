@@ -67,18 +67,13 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
 /// The file system's error; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
-    replace_by(&new, path, bytes).inspect_err(|_| {
-        // It may not exist, or be all that is left to remove.
-        let _ = fs::remove_file(&new);
-    })
-}
-
-fn replace_by(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
     // A killed process has left it, or it is not a file and must not be opened.
-    let _ = fs::remove_file(new);
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(new)?;
-    file.write_all(bytes)?;
-    fs::rename(new, path).map(|()| file)
+    let _ = fs::remove_file(&new);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(bytes).and_then(|()| fs::rename(&new, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })?;
+    Ok(file)
 }
 
 /// Maximum length of a file that is read: 300,000 real servers need a tenth. Memory is needed for all of it.

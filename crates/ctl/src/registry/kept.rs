@@ -104,16 +104,13 @@ impl Kept {
         }
     }
 
-    fn has_service(&self, key: ServiceKey, scheduler: &str) -> bool {
-        self.places.get(&Some(key)).is_some_and(|(_, recorded)| recorded == scheduler)
-    }
-
     /// Forgets the record of a destination whose number may serve another one.
     pub(super) fn clear_destination(&mut self, DestinationId(number): DestinationId) {
         self.destinations.clear(number);
     }
 
-    fn clear_service(&mut self, key: ServiceKey) {
+    /// Forgets the record of a deleted service.
+    pub(super) fn clear_service(&mut self, key: ServiceKey) {
         if let Some((place, _)) = self.places.remove(&Some(key)) {
             self.services.clear(place);
             self.free_places.push(place);
@@ -246,7 +243,7 @@ impl Registry {
         // All numbers are recorded with the next sample; now only names that the files do not contain.
         let kept = self.kept.insert(kept);
         for (key, entry) in &self.services {
-            if !kept.has_service(*key, &entry.scheduler) {
+            if kept.places.get(&Some(*key)).is_none_or(|(_, recorded)| *recorded != entry.scheduler) {
                 kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
             }
             entry
@@ -301,11 +298,6 @@ impl Registry {
         }
         kept.set_service(None, "", numbers(self.total_estimator.since_zero(self.total.sum()), &[]));
         kept.write();
-    }
-
-    /// Forgets the record of a deleted service.
-    pub(super) fn forget_service(&mut self, key: ServiceKey) {
-        self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
     }
 
     /// Forgets services from before the start that have not been configured again, and path MTUs without a destination.

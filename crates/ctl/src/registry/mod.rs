@@ -178,7 +178,7 @@ impl Registry {
         let Some(entry) = self.services.remove(&key) else { return };
         self.unbuilt.remove(&key);
         self.starting.remove(&key);
-        self.forget_service(key);
+        self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
         snapshot.services.remove(&key);
         for dest in entry.destinations {
             self.move_to_trash(key, dest, &entry.live, snapshot, now);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_feedback::Feedback;
 
-use crate::registry::load_feedback::{Report, WeightChange, apply_time};
+use crate::registry::load_feedback::{WeightChange, apply_time};
 use crate::registry::responses::{Look, responses};
 use crate::registry::{DestinationEntry, Registry};
 
@@ -30,8 +30,11 @@ fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis)
     let lasts = Duration::from_secs(feedback.timeout_seconds.value().into());
     let mut serving: Vec<_> = dests.iter_mut().filter(|dest| dest.takes_connections()).collect();
     let medians: Vec<_> = serving.iter_mut().map(|dest| new_median(dest, lasts, now)).collect();
-    let known: Vec<f64> =
-        serving.iter().zip(&medians).filter_map(|(dest, new)| new.or(former_median(dest.report))).collect();
+    let known: Vec<f64> = serving
+        .iter()
+        .zip(&medians)
+        .filter_map(|(dest, new)| new.or_else(|| dest.report?.followed.micros()))
+        .collect();
     let mean = known.iter().sum::<f64>() / known.len() as f64;
     for (dest, median) in serving.into_iter().zip(medians) {
         if let Some(micros) = median {
@@ -51,8 +54,4 @@ fn new_median(dest: &mut DestinationEntry, lasts: Duration, now: Millis) -> Opti
     }
     dest.look = Some(Look { at: now, times });
     since.and_then(|since| since.quantile_micros(0.5))
-}
-
-fn former_median(report: Option<Report>) -> Option<f64> {
-    report.and_then(|report| report.followed.micros())
 }
