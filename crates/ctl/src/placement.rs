@@ -73,8 +73,7 @@ pub fn shares(
 /// The core of each worker, chosen from the available ones: from the last one down, so that the first is free for the
 /// rest of the machine. Workers share cores if there are fewer; `None` if no core is known.
 pub fn cores<C: Copy>(workers: usize, available: &[C]) -> Vec<Option<C>> {
-    let downwards = available.iter().rev();
-    (0..workers).map(|worker| downwards.clone().nth(worker % available.len().max(1)).copied()).collect()
+    (0..workers).map(|worker| available.iter().rev().nth(worker % available.len().max(1)).copied()).collect()
 }
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, each: impl FnMut(Conn
     true
 }
 
-/// The number of entries in a slice. Entries removed in the meantime are not reused before its end.
+/// The number of entries in a slice. Entries removed in the meantime are not reused before the slice ends.
 const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
@@ -196,8 +196,10 @@ impl<'a> Services<'a> {
         now: Millis,
         filter: &Filter,
     ) -> Option<ConnectionRow> {
-        let detail = Some(self.detail(connection));
-        let row = ConnectionRow { detail, ..row(connection, &self.snapshot.call_ids, now) };
+        let row = ConnectionRow {
+            detail: Some(self.detail(connection)),
+            ..row(connection, &self.snapshot.call_ids, now)
+        };
         filter.matches(&row).then_some(row)
     }
 

@@ -70,8 +70,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The reason why the command is refused.
     pub(super) fn prepare<'a>(&mut self, command: &'a Command) -> Result<Prepared<'a>, CommandError> {
-        let accepted = self.admit(&self.state, command)?;
-        self.read_file_of(accepted)
+        self.read_file_of(self.admit(&self.state, command)?)
     }
 
     /// Checks a command against this desired state and the network.

@@ -115,8 +115,8 @@ impl<D: Datapath> Control<D> {
         let settings = ActiveSettings::new(ipvs, feedback);
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
-        let events = Arc::new(Events::new(datapath.date_millis()));
         Self {
+            events: Arc::new(Events::new(datapath.date_millis())),
             datapath,
             publication: Publication::new(settings.settings(&state)),
             state,
@@ -131,7 +131,6 @@ impl<D: Datapath> Control<D> {
             broadcasts: BTreeSet::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
-            events,
             unconfirmed: None,
             owned: OwnedServices::default(),
             announcements: None,

@@ -115,8 +115,7 @@ impl<D: Datapath> Control<D> {
     }
 
     fn change_daemon(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
-        let accepted = self.state.check(command)?;
-        self.enter(accepted, now)
+        self.enter(self.state.check(command)?, now)
     }
 
     /// Adds a daemon that cannot run now to the desired state. It is tried again each second.

@@ -252,7 +252,6 @@ impl Compiler<'_> {
                 Action::Accept => self.skip(conditions, exits.on_accept),
                 Action::Return => self.skip(conditions, exits.on_return),
                 Action::Call(to) | Action::Goto(to) => {
-                    let scope = scope.within(&rule.criteria);
                     let into = self.label();
                     let next = self.label();
                     self.skip(conditions, into);
@@ -263,7 +262,7 @@ impl Compiler<'_> {
                     self.chain(
                         table,
                         to,
-                        &scope,
+                        &scope.within(&rule.criteria),
                         Exits { on_return: after, depth: exits.depth + 1, ..exits },
                     );
                     if !returns {

@@ -99,7 +99,6 @@ impl InMemory {
         let datapath = MemoryDatapath { table: Some(table.clone()), ..MemoryDatapath::default() };
         let mut control = Control::new(datapath, 1, ipvs, feedback);
         control.set_clients(ClientSettings::default(), SECRET);
-        let unresolved = Arc::new(Unresolved::new(1));
         let flows = Flows::new(
             0,
             table.handle(0).expect("the table has one worker, whose handle is free"),
@@ -108,9 +107,11 @@ impl InMemory {
             Identification::numbered(IDS, 0),
         );
         let ids = Identification::numbered(IDS, 1);
-        let transmitter = Transmitter::new(counters.clone(), unresolved, ids);
-        let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
-        let pipeline = Pipeline::new(flows, transmitter, fragments);
+        let pipeline = Pipeline::new(
+            flows,
+            Transmitter::new(counters.clone(), Arc::new(Unresolved::new(1)), ids),
+            Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret()),
+        );
         let reader = table.reader().expect("a new table has two reader handles free");
         let of_sweeper = table.reader().expect("a new table has two reader handles free");
         Self {

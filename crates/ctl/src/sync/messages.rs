@@ -38,9 +38,10 @@ impl Messages {
         reader: TableReader,
         now: Millis,
     ) -> Self {
-        let ports = 0..ports.max(1);
-        let outboxes = ports.map(|_| Outbox::new(daemon.sync_id, daemon.max_len_bytes.into(), now));
-        Self { announcements, reader, is_ours: true, outboxes: outboxes.collect() }
+        let outboxes = (0..ports.max(1))
+            .map(|_| Outbox::new(daemon.sync_id, daemon.max_len_bytes.into(), now))
+            .collect();
+        Self { announcements, reader, is_ours: true, outboxes }
     }
 
     /// Collects announcements, and passes each due message to `send`, with the number of its port. If `send` returns
