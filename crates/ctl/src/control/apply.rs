@@ -11,7 +11,6 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
-use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
@@ -23,18 +22,9 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::settings::TimeoutSources;
+use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 use crate::journal::format::Entry;
-
-/// Applied rules that are not confirmed yet.
-pub(super) struct Unconfirmed {
-    until: Millis,
-    former: State,
-    applied: State,
-    /// The sources of the former timeouts.
-    timeout_sources: TimeoutSources,
-}
 
 impl<D: Datapath> Control<D> {
     /// The state that rules want; with `keeps_locals` and the running local addresses if the rules have none.

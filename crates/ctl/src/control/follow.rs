@@ -7,7 +7,8 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::objects::Object;
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::{Object, Rule};
 
 use crate::registry::Registry;
 
@@ -48,5 +49,27 @@ impl Follow for Locals {
                 .map(|local| (local.addr, local.ports()))
         });
         change.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
+    }
+}
+
+/// The limits of SYNs that the data plane has. A limit outlives its service.
+#[derive(Default)]
+pub(super) struct PublishedLimits {
+    /// Whether the data plane's limits are out of date.
+    pub(super) due: bool,
+}
+
+impl Follow for PublishedLimits {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Change { command, state, .. } = change;
+        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
+            change.snapshot.clients.provide();
+        }
+        self.due |= match command.object() {
+            None => **command == Command::Flush && !state.limits().is_empty(),
+            Some(Object::Limit(_)) => true,
+            Some(Object::Service(key)) => state.limits().contains_key(&key),
+            Some(_) => false,
+        };
     }
 }

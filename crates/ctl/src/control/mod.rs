@@ -10,17 +10,17 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use apply::Unconfirmed;
 use arc_swap::ArcSwap;
 use due::Schedule;
+use follow::PublishedLimits;
 use list_sources::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
+use owned_services::OwnedServices;
 use publish::{Publication, SHORT_WAIT};
-use reconcile::OwnedServices;
 use settings::ActiveSettings;
 use steered::Steered;
-use syn_limits::PublishedLimits;
+use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Connection;
@@ -64,6 +64,7 @@ mod lists;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
+mod owned_services;
 mod publish;
 pub mod quic;
 mod reconcile;
@@ -73,6 +74,7 @@ mod settings;
 mod steered;
 mod syn_limits;
 mod synchronization;
+mod unconfirmed;
 
 /// The control plane without its thread.
 pub struct Control<D> {

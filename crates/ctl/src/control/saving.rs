@@ -14,7 +14,7 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::reconcile::OwnedServices;
+use crate::control::owned_services::OwnedServices;
 use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::journal::replay::{TimeoutsBySource, rules_without_timeouts};

@@ -9,35 +9,10 @@ use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::clients::Client;
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
-use xvs_model::config::command::Command;
-use xvs_model::objects::limit::{ClientRow, LimitReport, ServiceLimit};
-use xvs_model::objects::{Object, Rule};
+use xvs_model::objects::limit::{ClientRow, LimitReport};
 
 use super::Control;
 use super::datapath::Datapath;
-use super::follow::{Change, Follow};
-
-/// The limits of SYNs that the data plane has. A limit outlives its service.
-#[derive(Default)]
-pub(super) struct PublishedLimits {
-    /// Whether the data plane's limits are out of date.
-    due: bool,
-}
-
-impl Follow for PublishedLimits {
-    fn follow(&mut self, change: &mut Change<'_>) {
-        let Change { command, state, .. } = change;
-        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
-            change.snapshot.clients.provide();
-        }
-        self.due |= match command.object() {
-            None => **command == Command::Flush && !state.limits().is_empty(),
-            Some(Object::Limit(_)) => true,
-            Some(Object::Service(key)) => state.limits().contains_key(&key),
-            Some(_) => false,
-        };
-    }
-}
 
 impl<D: Datapath> Control<D> {
     /// Enters the limits of SYNs in the working snapshot and in the XDP program, if they have changed.
