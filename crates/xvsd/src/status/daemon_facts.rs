@@ -11,10 +11,6 @@ pub(crate) fn daemon_facts(shared: &Shared, warnings: &[Warning]) -> DaemonFacts
     let facts = shared.facts();
     let snapshot = shared.published.load();
     let now = shared.now();
-    let learnt = snapshot.destinations.iter().filter_map(|dest| {
-        let mtu = dest.path_mtu.at(now);
-        (mtu != u32::MAX).then_some((dest.endpoint.addr, mtu))
-    });
     DaemonFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interfaces: facts.interfaces,
@@ -26,7 +22,12 @@ pub(crate) fn daemon_facts(shared: &Shared, warnings: &[Warning]) -> DaemonFacts
             MssClamp::All => "all",
         }
         .to_owned(),
-        path_mtus: learnt.collect(),
+        path_mtus: snapshot
+            .destinations
+            .iter()
+            .map(|dest| (dest.endpoint.addr, dest.path_mtu.at(now)))
+            .filter(|(_, mtu)| *mtu != u32::MAX)
+            .collect(),
         warnings: texts(warnings),
     }
 }

@@ -7,7 +7,7 @@ pub mod daemon_facts;
 pub mod page;
 pub(crate) mod services;
 pub mod traffic;
-mod warnings;
+pub(crate) mod warnings;
 pub(crate) mod weights_in_force;
 
 use std::net::IpAddr;
@@ -73,42 +73,40 @@ impl<'a> Readings<'a> {
         let sample = Sample::take(shared.workers(), &facts.card_losses, &snapshot, now);
         let minute = shared.history.before(now, WINDOW);
         let earlier = shared.history.before(now, INTERVAL);
-        let busy_percent = sample.busy_percent_since(&earlier);
         // A real server that has just been added is not resolved yet.
         let silent = &sample.silent & &earlier.silent;
         let recent = sample.drops_since(&minute);
-        let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
-        let responses = shared.responses.last();
-        let services = Services::new(&snapshot, None, &facts.disabled, &responses, now);
-        let troubles = Troubles::of(&services, &silent, &facts.network);
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
-        let mut dropped = Reason::all().zip(&recent).filter(|(_, packets)| **packets > 0);
-        if dropped.any(|(reason, _)| matches!(reason, Reason::Worker(DropReason::NoRoute))) {
+        if Reason::all()
+            .zip(&recent)
+            .any(|(reason, packets)| *packets > 0 && matches!(reason, Reason::Worker(DropReason::NoRoute)))
+        {
             let families = snapshot.services.iter().map(|service| service.key.family()).collect();
             unattached.extend(attachment.default_route_warning(&families));
         }
+        let responses = shared.responses.last();
+        let services = Services::new(&snapshot, None, &facts.disabled, &responses, now);
         let (live, size) = shared.fill();
-        let logs = shared
-            .log
-            .iter()
-            .filter_map(Losses::warning)
-            .chain(shared.connection_log.iter().flat_map(Logged::warnings))
-            .collect();
         Self {
+            busy_percent: sample.busy_percent_since(&earlier),
+            recent_cards: sample.card_losses_since(&minute),
+            troubles: Troubles::of(&services, &silent, &facts.network),
+            fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
+            logs: shared
+                .log
+                .iter()
+                .filter_map(Losses::warning)
+                .chain(shared.connection_log.iter().flat_map(Logged::warnings))
+                .collect(),
             facts,
             now,
             snapshot,
             sample,
             minute,
-            busy_percent,
             recent,
-            recent_cards,
-            troubles,
             unattached,
             health,
-            fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
-            logs,
             live,
             size,
         }
@@ -118,8 +116,11 @@ impl<'a> Readings<'a> {
 /// The access lists in force, those of all services first.
 pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     let Some(lists) = &snapshot.lists else { return Vec::new() };
-    let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
-    let mut all: Vec<_> = scopes
+    let mut all: Vec<_> = lists
+        .services
+        .iter()
+        .map(|(key, scope)| (Some(*key), scope))
+        .chain([(None, &lists.all)])
         .flat_map(|(service, scope)| {
             [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| ListSummary {
                 list: ListKey { kind, service },
@@ -133,10 +134,12 @@ pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     all
 }
 
-/// The limits of SYNs of the services that there are.
+/// The limits of SYNs of existing services.
 pub(crate) fn syn_limits(snapshot: &Snapshot) -> Vec<SynLimitSummary> {
-    let limits = snapshot.syn_limits.iter().flat_map(|limits| limits.iter());
-    let mut all: Vec<_> = limits
+    let mut all: Vec<_> = snapshot
+        .syn_limits
+        .iter()
+        .flat_map(|limits| limits.iter())
         .filter(|(key, _)| snapshot.services.find(key).is_some())
         .map(|(key, limit)| SynLimitSummary {
             service: *key,
@@ -210,21 +213,22 @@ pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeer
 
 /// The status of a daemon; `None` if it does not run yet.
 fn sync_status(daemon: &SyncDaemon, snapshot: &Snapshot, peers: &SyncPeers) -> Option<SyncStatus> {
-    let [messages, failed_messages, connections, lost_connections] = match daemon.role {
+    let (peers, [messages, failed_messages, connections, lost_connections]) = match daemon.role {
         SyncRole::Master => {
             let counters = &snapshot.sync_master.as_ref()?.shared.counters;
-            [sum(&[&counters.messages]), sum(&[&counters.failed]), 0, sum(&[&counters.lost])]
+            let counts = [sum(&[&counters.messages]), sum(&[&counters.failed]), 0, sum(&[&counters.lost])];
+            (&peers.master, counts)
         }
         SyncRole::Backup => {
             let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
-            let lost = [&counters.skipped, &counters.left_out, &counters.lost];
-            let failed = [&counters.refused, &counters.discarded];
-            [sum(&[&counters.messages]), sum(&failed), sum(&[&counters.entered]), sum(&lost)]
+            let counts = [
+                sum(&[&counters.messages]),
+                sum(&[&counters.refused, &counters.discarded]),
+                sum(&[&counters.entered]),
+                sum(&[&counters.skipped, &counters.left_out, &counters.lost]),
+            ];
+            (&peers.backup, counts)
         }
-    };
-    let peers = match daemon.role {
-        SyncRole::Master => &peers.master,
-        SyncRole::Backup => &peers.backup,
     };
     Some(SyncStatus {
         role: daemon.role,
@@ -246,10 +250,14 @@ fn sum(counters: &[&AtomicU64]) -> u64 {
 fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
     let mut rows = Vec::new();
     for ((worker, counters), busy) in facts.workers.iter().zip(shared.workers()).zip(busy_percent) {
-        let names = facts.interfaces.iter().map(|interface| interface.name.clone());
         rows.push(WorkerStatus {
             core: worker.core,
-            queues: names.zip(worker.queues.iter().cloned()).collect(),
+            queues: facts
+                .interfaces
+                .iter()
+                .map(|interface| interface.name.clone())
+                .zip(worker.queues.iter().cloned())
+                .collect(),
             copy_mode: worker.copy_mode.clone(),
             poll: worker.poll.to_string(),
             busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),
@@ -287,8 +295,10 @@ pub(crate) fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpA
 
 /// The addresses of destinations without a route by an attached interface.
 fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
-    let members = snapshot.services.iter().flat_map(|service| service.members.iter());
-    members
+    snapshot
+        .services
+        .iter()
+        .flat_map(|service| service.members.iter())
         .filter(|member| {
             snapshot
                 .destinations

@@ -7,7 +7,6 @@
 //! each real server, from the first request on.
 
 use std::collections::HashMap;
-use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +14,7 @@ use hyper::body::Bytes;
 use xvs_ctl::registry::estimator::totals;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
-use xvs_model::report::health::{
-    AgentHealth, CheckHealth, CheckState, RealServerHealth, SorryServerHealth, ago,
-};
+use xvs_model::report::health::{CheckHealth, CheckState, RealServerHealth, SorryServerHealth, ago};
 use xvs_model::report::listing::{Rates, Stats};
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
 use xvs_model::report::response::ResponseTimes;
@@ -109,8 +106,8 @@ impl Query {
         for (key, value) in form_urlencoded::parse(text.as_bytes()) {
             match &*key {
                 "search" => {
-                    let words = value.to_lowercase();
-                    query.words = words.split_whitespace().take(WORDS).map(str::to_owned).collect();
+                    query.words =
+                        value.to_lowercase().split_whitespace().take(WORDS).map(str::to_owned).collect();
                 }
                 "problems" => query.only_problems = true,
                 "page" => query.page = value.parse().unwrap_or(0),
@@ -177,24 +174,21 @@ impl Look {
             seconds: before.map_or(1.0, |before| before.at.until(at).as_secs_f64()),
             date,
         };
-        let mut services: Vec<_> = snapshot.services.iter().collect();
-        services.sort_unstable_by_key(|service| service.key);
-        let services = services
-            .into_iter()
-            .map(|service| {
-                let before = before.and_then(|before| before.find(&service.key));
-                reading.service(&reading.services.report(service), before)
+        let mut services: Vec<_> = reading
+            .services
+            .reports()
+            .map(|report| {
+                reading.service(&report, before.and_then(|before| before.find(&report.service.key)))
             })
             .collect();
+        services.sort_unstable_by_key(|looked| looked.key);
         let totals = totals(shared.total.sum());
-        let rates = before.map(|before| reading.rates(&before.totals, &totals));
-        let status = report(shared, health.as_ref());
         Self {
             at,
+            status: report(shared, health.as_ref()),
             taken: shared.now(),
-            status,
             totals,
-            rates,
+            rates: before.map(|before| reading.rates(&before.totals, &totals)),
             sloppy_tcp: snapshot.settings.sloppy_tcp,
             locals: snapshot.locals.clone(),
             services,
@@ -202,8 +196,8 @@ impl Look {
     }
 
     fn find(&self, key: &ServiceKey) -> Option<&Looked> {
-        let place = self.services.binary_search_by_key(key, |looked| looked.key).ok()?;
-        self.services.get(place)
+        let index = self.services.binary_search_by_key(key, |looked| looked.key).ok()?;
+        Some(&self.services[index])
     }
 
     /// A page, and the keys of its services.
@@ -369,33 +363,35 @@ impl Reading<'_> {
             Some(CheckState::Failing { .. }) => ServerState::Failing,
             Some(_) => ServerState::Down,
         };
-        let since = format!("for {}", ago(server.since_millis, self.date));
-        let told = server.checks.iter().filter(|check| server.is_up || !check.state.is_up());
-        (state, iter::once(since).chain(told.map(check_words)).collect())
+        let mut words = vec![format!("for {}", ago(server.since_millis, self.date))];
+        words.extend(
+            server.checks.iter().filter(|check| server.is_up || !check.state.is_up()).map(check_words),
+        );
+        (state, words)
     }
 }
 
-/// The result of a check's last run: `passed in 1.5 ms`, or `TCP 192.0.2.1:80: failing 1/3, no answer`.
+/// The result of a check's last run: `passed in 1.5 ms`, `the agent says "drain": 0 % of the weight`, or
+/// `TCP 192.0.2.1:80: failing 1/3, no answer`.
 fn check_words(check: &CheckHealth) -> String {
     let CheckHealth { probe, state, last_error, took_micros, agent, .. } = check;
-    match (state, last_error, took_micros) {
-        (CheckState::Up, _, Some(_)) if agent.is_some() => {
-            agent.as_ref().map(agent_words).unwrap_or_default()
+    match (state, last_error, took_micros, agent) {
+        (CheckState::Up, _, Some(_), Some(agent)) => {
+            format!(
+                "the agent says \"{}\": {:.0} % of the weight",
+                agent.answer,
+                100.0 * agent.weight_ratio()
+            )
         }
-        (CheckState::Up, Some(error), None) => format!("{probe}: {}", error.what),
-        (CheckState::Up, _, Some(took)) => format!("passed in {:.1} ms", *took as f64 / 1000.0),
-        (CheckState::Down, Some(error), _) => format!("{probe}: {}", error.what),
-        (CheckState::Failing { .. } | CheckState::Rising { .. }, Some(error), _) => {
+        (CheckState::Up, Some(error), None, _) | (CheckState::Down, Some(error), _, _) => {
+            format!("{probe}: {}", error.what)
+        }
+        (CheckState::Up, _, Some(took), None) => format!("passed in {:.1} ms", *took as f64 / 1000.0),
+        (CheckState::Failing { .. } | CheckState::Rising { .. }, Some(error), _, _) => {
             format!("{probe}: {state}, {}", error.what)
         }
         _ => format!("{probe}: {state}"),
     }
-}
-
-/// The reply of an agent, and the share of the weight that it grants: `the agent says "drain": 0 % of the weight`.
-fn agent_words(agent: &AgentHealth) -> String {
-    let percent = 100.0 * agent.weight_ratio();
-    format!("the agent says \"{}\": {percent:.0} % of the weight", agent.answer)
 }
 
 /// Adds the activity of a sorry server to its row, which is the one at `place`, or a new one.
@@ -448,7 +444,7 @@ mod tests {
     use xvs_ctl::config::fleet::host_name;
     use xvs_dataplane::clock::Clock;
     use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
-    use xvs_model::report::health::{AgentMode, CheckError};
+    use xvs_model::report::health::{AgentHealth, AgentMode, CheckError};
     use xvs_proto::network::Network;
 
     use crate::status::page::*;

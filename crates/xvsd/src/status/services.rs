@@ -1,7 +1,7 @@
 //! The report of a service at one moment: data from workers, health checks and operators about it and its real servers.
 //!
-//! The status page, `xvs top` and the warnings each show a part of it in their own form. Built from the published
-//! snapshot by the thread that serves the client. Totals since `xvsadm -Z` and IPVS's rates are in
+//! The status page, `xvs top` and the warnings each show a part of the report in their own form. The thread that serves
+//! the client builds it from the published snapshot. Totals since `xvsadm -Z` and IPVS's rates are in
 //! `registry/estimator.rs` in `ctl`.
 
 use std::collections::{BTreeSet, HashMap};

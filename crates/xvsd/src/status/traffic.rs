@@ -27,11 +27,15 @@ pub(crate) fn traffic(shared: &Shared) -> Traffic {
 }
 
 fn service(report: ServiceReport<'_>) -> ServiceTraffic {
-    let checked = report.health.iter().flat_map(|health| &health.real_servers);
     ServiceTraffic {
         key: report.service.key,
         stats: totals(report.service.live.stats()),
-        down: checked.filter(|server| !server.is_up).count(),
+        down: report
+            .health
+            .iter()
+            .flat_map(|health| &health.real_servers)
+            .filter(|server| !server.is_up)
+            .count(),
         destinations: report.servers.iter().map(destination).collect(),
     }
 }

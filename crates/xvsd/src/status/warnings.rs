@@ -1,7 +1,7 @@
 //! The warnings in a status report.
 //!
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
-//! others counted. Those about keepalived.conf and its checks are in `warnings/health.rs`.
+//! others counted. The warnings about keepalived.conf and its checks are in `warnings/health.rs`.
 
 pub(super) mod health;
 
@@ -38,10 +38,16 @@ impl Readings<'_> {
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(self.troubles.unusable_warnings(self.health));
         let Troubles { refused, unreachable, unanswered, slow, .. } = &self.troubles;
-        let more = "real servers keep their share of a hash without getting connections; see `xvsadm -Ln`";
-        warnings.extend(of_servers(HashShareRefused, refused, more));
-        let more = "real servers cannot be reached; see `ip route`, `ip neigh`";
-        warnings.extend(of_servers(ServerUnreachable, unreachable, more));
+        warnings.extend(of_servers(
+            HashShareRefused,
+            refused,
+            "real servers keep their share of a hash without getting connections; see `xvsadm -Ln`",
+        ));
+        warnings.extend(of_servers(
+            ServerUnreachable,
+            unreachable,
+            "real servers cannot be reached; see `ip route`, `ip neigh`",
+        ));
         warnings.extend(unchecked_warnings(self.health));
         warnings.extend(agent_warnings(self.health));
         warnings.extend(down_warnings(self.health));
@@ -49,18 +55,24 @@ impl Readings<'_> {
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(vrf_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(unanswered_warnings(unanswered));
-        let more = "real servers reply much later than the others of their service; see `xvs top`";
-        warnings.extend(of_servers(ServerSlow, slow, more));
+        warnings.extend(of_servers(
+            ServerSlow,
+            slow,
+            "real servers reply much later than the others of their service; see `xvs top`",
+        ));
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(mark_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
-        let busy = self.busy_percent.iter().enumerate();
-        warnings.extend(busy.filter_map(|(worker, percent)| busy_warning(worker, *percent)));
-        let drops = Reason::all().zip(&self.recent);
-        warnings.extend(drops.filter_map(|(reason, packets)| drop_warning(reason, *packets, &self.snapshot)));
-        let cards = self.facts.interfaces.iter().zip(&self.recent_cards);
-        warnings.extend(cards.flat_map(|(interface, lost)| card_warnings(interface, lost)));
+        for (worker, percent) in self.busy_percent.iter().enumerate() {
+            warnings.extend(busy_warning(worker, *percent));
+        }
+        for (reason, packets) in Reason::all().zip(&self.recent) {
+            warnings.extend(drop_warning(reason, *packets, &self.snapshot));
+        }
+        for (interface, lost) in self.facts.interfaces.iter().zip(&self.recent_cards) {
+            warnings.extend(card_warnings(interface, lost));
+        }
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning().map(|text| Warning::new(Helper, "", text)));
         warnings.extend(self.facts.warnings.iter().cloned());
@@ -134,15 +146,16 @@ impl Troubles {
     fn unusable_warnings(&self, health: Option<&HealthReport>) -> Vec<Warning> {
         let lost: HashSet<_> = without_quorum(health).flat_map(VirtualServerHealth::keys).collect();
         let others: Vec<_> = self.unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
-        let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
-        let each = others.iter().map(|(service, why)| (service, format!("{service} {why}")));
-        first_of(NoUsableServer, each, more)
+        first_of(
+            NoUsableServer,
+            others.iter().map(|(service, why)| (service, format!("{service} {why}"))),
+            "services have no real server that can take a connection; see `xvsadm -Ln`",
+        )
     }
 }
 
 /// The warnings about real servers that answer no client.
 fn unanswered_warnings(all: &[Unanswered]) -> Vec<Warning> {
-    let more = all.iter().skip(NAMED);
     all.iter()
         .take(NAMED)
         .map(|one| {
@@ -152,16 +165,19 @@ fn unanswered_warnings(all: &[Unanswered]) -> Vec<Warning> {
             };
             Warning::new(kind, format_args!("{} {}", one.service, one.endpoint), one.warning())
         })
-        .chain(more_of(ServerUnanswered, more.len(), "real servers answer no client; see `xvs top`"))
+        .chain(more_of(ServerUnanswered, all.len(), "real servers answer no client; see `xvs top`"))
         .collect()
 }
 
 /// The warnings of this kind about real servers of services.
 fn of_servers(kind: WarningKind, servers: &[ServerTrouble<impl Display>], more: &str) -> Vec<Warning> {
-    let each = servers.iter().map(|(service, endpoint, what)| {
-        (format!("{service} {endpoint}"), format!("{service}: {endpoint} {what}"))
-    });
-    first_of(kind, each, more)
+    first_of(
+        kind,
+        servers.iter().map(|(service, endpoint, what)| {
+            (format!("{service} {endpoint}"), format!("{service}: {endpoint} {what}"))
+        }),
+        more,
+    )
 }
 
 /// The real servers of a service whose part of a hash table has no usable real server.
@@ -180,9 +196,11 @@ fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = ServerTro
             Some(command) => format!("`{command}` gives them another real server"),
             None => format!("`xvsadm -d` leaves its {place}s to the others"),
         };
-        let what =
-            format!("{standing} and keeps {own} of {all} {place}s, whose new clients are refused; {step}");
-        Some((*key, server.member.endpoint, what))
+        Some((
+            *key,
+            server.member.endpoint,
+            format!("{standing} and keeps {own} of {all} {place}s, whose new clients are refused; {step}"),
+        ))
     })
 }
 
@@ -194,25 +212,28 @@ fn slow(report: &ServiceReport<'_>) -> Vec<ServerTrouble<String>> {
         .iter()
         .filter_map(|server| Some((server.member.endpoint, server.responses?)))
         .collect();
-    let slow = measured.iter().enumerate().filter_map(|(place, (endpoint, own))| {
-        let others = measured.iter().enumerate().filter(|(other, _)| *other != place);
-        let others = others.fold(ResponseTimes::default(), |sum, (_, (_, times))| sum.with(times));
+    let mut slow = Vec::new();
+    for (index, (endpoint, own)) in measured.iter().enumerate() {
+        let others = measured
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index)
+            .fold(ResponseTimes::default(), |sum, (_, (_, times))| sum.with(times));
         if own.count().min(others.count()) < SLOW_CONNECTIONS {
-            return None;
+            continue;
         }
-        let [own, others] = [own, &others].map(ResponseTimes::summary);
-        let medians = [own?.median_micros, others?.median_micros];
-        let is_slow = medians[0] >= SLOW_MICROS && medians[0] >= SLOW_TIMES * medians[1];
-        is_slow.then(|| {
-            let [own, others] = medians.map(short_time);
+        let (Some(own), Some(others)) = (own.summary(), others.summary()) else { continue };
+        if own.median_micros >= SLOW_MICROS && own.median_micros >= SLOW_TIMES * others.median_micros {
             let what = format!(
-                "takes {own} until its first reply, the others of the service {others} (medians of the last full minute); \
-                 see its load and the path to it, and `xvs top`"
+                "takes {} until its first reply, the others of the service {} (medians of the last full minute); \
+                 see its load and the path to it, and `xvs top`",
+                short_time(own.median_micros),
+                short_time(others.median_micros)
             );
-            (report.service.key, *endpoint, what)
-        })
-    });
-    slow.collect()
+            slow.push((report.service.key, *endpoint, what));
+        }
+    }
+    slow
 }
 
 /// A real server is slow from this many times the median of the others on, and from this time on, in microseconds.
@@ -230,8 +251,8 @@ fn unanswered(
     network: &Network,
 ) -> impl Iterator<Item = Unanswered> {
     let member = server.member;
-    let destination = services.snapshot.destinations.find(member.id);
-    let gue_port = match destination.map(|destination| destination.tunnel.encapsulation) {
+    let gue_port = match services.snapshot.destinations.find(member.id).map(|dest| dest.tunnel.encapsulation)
+    {
         Some(Encapsulation::Gue { port, .. }) if member.method == ForwardingMethod::Tunnel => Some(port),
         _ => None,
     };
@@ -264,49 +285,61 @@ fn interface_warning(interface: &InterfaceStatus) -> Option<Warning> {
         LinkState::Down => InterfaceDown,
         LinkState::Gone => InterfaceGone,
     };
-    let generic = || {
-        let why = interface.why_not_native.as_ref()?;
-        Some(format!(
-            "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
-        ))
+    let text = match interface.state.complaint(name) {
+        Some(complaint) => complaint,
+        None => format!(
+            "{name} works in generic XDP, which is slower: native was refused ({}); see docs/install.md, «Interfaces, \
+             queues and cores»",
+            interface.why_not_native.as_ref()?
+        ),
     };
-    Some(Warning::new(kind, name, interface.state.complaint(name).or_else(generic)?))
+    Some(Warning::new(kind, name, text))
 }
 
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
 fn one_packet_warnings(snapshot: &Snapshot) -> Vec<Warning> {
-    let one_packet = snapshot.services.iter().filter(|service| service.one_packet);
-    let mut keys: Vec<_> = one_packet
-        .filter(|service| has_method(service, ForwardingMethod::Nat))
+    let mut keys: Vec<_> = snapshot
+        .services
+        .iter()
+        .filter(|service| service.one_packet && has_method(service, ForwardingMethod::Nat))
         .map(|service| service.key)
         .collect();
     keys.sort();
-    let each = keys.iter().map(|key| {
-        let text = format!(
-            "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
-             their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
-             (`xvsadm -E`) without -o"
-        );
-        (key, text)
-    });
-    first_of(OnePacketNat, each, "services have -o with masqueraded real servers; see `xvsadm -Ln`")
+    first_of(
+        OnePacketNat,
+        keys.iter().map(|key| {
+            let text = format!(
+                "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, \
+                 so their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
+                 (`xvsadm -E`) without -o"
+            );
+            (key, text)
+        }),
+        "services have -o with masqueraded real servers; see `xvsadm -Ln`",
+    )
 }
 
 /// The warnings about services of firewall marks that no rule gives.
 fn mark_warnings(snapshot: &Snapshot) -> Vec<Warning> {
-    let marks = snapshot.services.iter().filter_map(|service| match service.key {
-        ServiceKey::Mark { mark, .. } => Some(mark),
-        ServiceKey::Address { .. } => None,
-    });
-    let unused: BTreeSet<_> = marks.filter(|mark| !snapshot.marks.may_give(*mark)).collect();
-    let each = unused.iter().map(|mark| {
-        let text = format!(
-            "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
-             or -j MARK in PREROUTING of the table mangle), or delete the service"
-        );
-        (format!("FWM {mark}"), text)
-    });
-    first_of(MarkWithoutRule, each, "marks with a service and without a rule; see `xvs mark list`")
+    let mut unused = BTreeSet::new();
+    for service in snapshot.services.iter() {
+        if let ServiceKey::Mark { mark, .. } = service.key
+            && !snapshot.marks.may_give(mark)
+        {
+            unused.insert(mark);
+        }
+    }
+    first_of(
+        MarkWithoutRule,
+        unused.iter().map(|mark| {
+            let text = format!(
+                "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark \
+                 --help`, or -j MARK in PREROUTING of the table mangle), or delete the service"
+            );
+            (format!("FWM {mark}"), text)
+        }),
+        "marks with a service and without a rule; see `xvs mark list`",
+    )
 }
 
 fn has_method(service: &Service, method: ForwardingMethod) -> bool {
@@ -320,8 +353,7 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<Warning> {
         if *client_address == ClientAddress::Hidden {
             continue;
         }
-        let other = members.iter().find(|member| member.method != ForwardingMethod::FullNat);
-        let why = match (key, other) {
+        let why = match (key, members.iter().find(|member| member.method != ForwardingMethod::FullNat)) {
             (ServiceKey::Address { protocol, .. }, _)
                 if *protocol != Protocol::TCP
                     && (*protocol, *client_address) != (Protocol::UDP, ClientAddress::Proxy) =>
@@ -340,9 +372,11 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<Warning> {
         all.push((text, *key));
     }
     all.sort_unstable();
-    let each = all.into_iter().map(|(text, key)| (key, text));
-    let more = "services have --client-address without FULLNAT; see `xvsadm -Ln`";
-    first_of(WarningKind::ClientAddress, each, more)
+    first_of(
+        WarningKind::ClientAddress,
+        all.into_iter().map(|(text, key)| (key, text)),
+        "services have --client-address without FULLNAT; see `xvsadm -Ln`",
+    )
 }
 
 /// The warnings about FULLNAT without a local address, and about local addresses that this machine has not although it
@@ -360,62 +394,66 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning
         lacking.extend(lacks.map(|family| (service.key, family)));
     }
     lacking.sort();
-    let lacking = lacking.iter().map(|(key, family)| {
-        let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
-        let text = format!(
-            "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
-             laddr add ADDRESS` adds one of this machine"
-        );
-        (key, text)
-    });
-    let serves = snapshot
+    let mut warnings = first_of(
+        NoLocalAddress,
+        lacking.iter().map(|(key, family)| {
+            let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
+            let text = format!(
+                "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
+                 laddr add ADDRESS` adds one of this machine"
+            );
+            (key, text)
+        }),
+        "services have FULLNAT real servers and no local address; see `xvsadm -Ln`",
+    );
+    if snapshot
         .services
         .iter()
-        .any(|service| has_address_of(network, service) && has_method(service, ForwardingMethod::FullNat));
-    let absent = match serves {
-        true => own.into_iter().filter(|addr| !is_here(network, *addr)).collect(),
-        false => Vec::new(),
-    };
-    let absent = absent.iter().map(|addr| {
-        let text = format!(
-            "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this machine; \
-             `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if routers send it \
-             here, `ip route add local {addr} dev lo`"
-        );
-        (addr, text)
-    });
-    let more = "services have FULLNAT real servers and no local address; see `xvsadm -Ln`";
-    let mut warnings = first_of(NoLocalAddress, lacking, more);
-    let more = "local addresses are on no interface; see `xvs laddr list`";
-    warnings.extend(first_of(LocalAddressMissing, absent, more));
+        .any(|service| has_address_of(network, service) && has_method(service, ForwardingMethod::FullNat))
+    {
+        let absent: Vec<_> = own.into_iter().filter(|addr| !is_here(network, *addr)).collect();
+        warnings.extend(first_of(
+            LocalAddressMissing,
+            absent.iter().map(|addr| {
+                let text = format!(
+                    "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this \
+                     machine; `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if \
+                     routers send it here, `ip route add local {addr} dev lo`"
+                );
+                (addr, text)
+            }),
+            "local addresses are on no interface; see `xvs laddr list`",
+        ));
+    }
     warnings
 }
 
 /// The warnings about real servers to which the VRF of the virtual address has no route.
 fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
-    let services = snapshot.services.iter().filter_map(|service| match service.key {
-        ServiceKey::Address { endpoint, .. } => {
-            Some((service, snapshot.egress.vrf_of_address(endpoint.addr)?))
-        }
-        ServiceKey::Mark { .. } => None,
-    });
-    let missing = services.flat_map(|(service, vrf)| {
-        let vrf = name_of_vrf(network, vrf);
-        let destinations = service.members.iter().filter_map(|member| snapshot.destinations.find(member.id));
-        destinations.filter(|known| snapshot.path_of_clients(known) == Path::NoRoute).map(move |known| {
-            let (key, at) = (service.key, known.endpoint.addr);
+    let mut missing = Vec::new();
+    for Service { key, members, .. } in snapshot.services.iter() {
+        let ServiceKey::Address { endpoint, .. } = key else { continue };
+        let Some(table) = snapshot.egress.vrf_of_address(endpoint.addr) else { continue };
+        let vrf = name_of_vrf(network, table);
+        for dest in members.iter().filter_map(|member| snapshot.destinations.find(member.id)) {
+            if snapshot.path_of_clients(dest) != Path::NoRoute {
+                continue;
+            }
+            let at = dest.endpoint.addr;
             let text = format!(
                 "{key}: {at} has no route in the VRF {vrf}, which has the virtual address, so clients' packets to it are \
                  dropped as no_route; add one, if need be by an interface of another VRF \
                  (`ip route add {at} dev INTERFACE vrf {vrf}`)"
             );
-            (text, format!("{key} {}", known.endpoint))
-        })
-    });
-    let mut missing: Vec<_> = missing.collect();
+            missing.push((text, format!("{key} {}", dest.endpoint)));
+        }
+    }
     missing.sort_unstable();
-    let each = missing.into_iter().map(|(text, object)| (object, text));
-    first_of(VrfRoute, each, "real servers have no route in a VRF; see `ip route show vrf VRF`")
+    first_of(
+        VrfRoute,
+        missing.into_iter().map(|(text, object)| (object, text)),
+        "real servers have no route in a VRF; see `ip route show vrf VRF`",
+    )
 }
 
 fn name_of_vrf(network: &Network, table: Table) -> String {
@@ -433,35 +471,34 @@ fn has_address_of(network: &Network, service: &Service) -> bool {
 
 /// Whether this machine has the address, by an interface or a local route.
 fn is_here(network: &Network, addr: IpAddr) -> bool {
-    let mut addresses = network.links.iter().flat_map(|link| &link.addresses);
-    let mut local = network.routes.iter().filter(|route| route.action == RouteAction::Local);
-    addresses.any(|(one, _)| *one == addr) || local.any(|route| route.dest.contains(addr))
+    network.links.iter().flat_map(|link| &link.addresses).any(|(one, _)| *one == addr)
+        || network.routes.iter().any(|route| route.action == RouteAction::Local && route.dest.contains(addr))
 }
 
-/// Warnings of one kind with their objects: the first ones, and the number of the others.
-fn first_of(
+/// The warnings of one kind about these objects: the first [`NAMED`], and one with the number of the others.
+pub(crate) fn first_of(
     kind: WarningKind,
-    all: impl ExactSizeIterator<Item = (impl Display, String)>,
+    all: impl ExactSizeIterator<Item = (impl Display, impl Into<String>)>,
     more: &str,
 ) -> Vec<Warning> {
-    let others = all.len().saturating_sub(NAMED);
-    all.take(NAMED)
-        .map(|(object, text)| Warning::new(kind, object, text))
-        .chain(more_of(kind, others, more))
-        .collect()
+    let more = more_of(kind, all.len(), more);
+    all.take(NAMED).map(|(object, text)| Warning::new(kind, object, text)).chain(more).collect()
 }
 
-/// The warning with the number of further warnings of a kind, unless it is 0.
-fn more_of(kind: WarningKind, others: usize, what: &str) -> Option<Warning> {
-    (others > 0).then(|| Warning::new(kind, "", format!("{others} more {what}")))
+/// The warning with the number of unnamed warnings of a kind; `None`: all are named.
+fn more_of(kind: WarningKind, all: usize, what: &str) -> Option<Warning> {
+    (all > NAMED).then(|| Warning::new(kind, "", format!("{} more {what}", all - NAMED)))
 }
 
 fn table_warning(live: usize, size: usize) -> Option<Warning> {
     let full = percent(live, size);
-    let text = format!(
-        "the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; or raise conn_table_size in xvs.toml and restart xvsd"
-    );
-    (full > TABLE_PERCENT).then(|| Warning::new(TableFull, "", text))
+    (full > TABLE_PERCENT).then(|| {
+        let text = format!(
+            "the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; \
+             or raise conn_table_size in xvs.toml and restart xvsd"
+        );
+        Warning::new(TableFull, "", text)
+    })
 }
 
 fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<Warning> {
@@ -482,9 +519,9 @@ fn drop_warning(reason: Reason, packets: u64, snapshot: &Snapshot) -> Option<War
         Reason::Worker(DropReason::NoNeighbour) => without_neighbour(snapshot),
         _ => String::new(),
     };
-    let packets = if packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
+    let were = if packets == 1 { "packet was" } else { "packets were" };
     let (name, what) = (reason.name(), reason.sentence());
-    let text = format!("{packets} dropped as {name} in the last minute: {what}{silent}");
+    let text = format!("{packets} {were} dropped as {name} in the last minute: {what}{silent}");
     Some(Warning::new(WarningKind::Drops, name, text))
 }
 
@@ -516,40 +553,41 @@ fn warned_from(reason: Reason) -> Option<u64> {
 /// The real servers whose next hop does not answer, as a clause; empty if there are none.
 fn without_neighbour(snapshot: &Snapshot) -> String {
     let silent = silent_servers(snapshot);
-    let named: Vec<_> = silent.iter().take(NAMED).map(IpAddr::to_string).collect();
-    let more = match silent.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    if named.is_empty() { more } else { format!("; real servers without one: {}{more}", named.join(", ")) }
+    if silent.is_empty() {
+        return String::new();
+    }
+    let named = silent.iter().take(NAMED).map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    match silent.len().saturating_sub(NAMED) {
+        0 => format!("; real servers without one: {named}"),
+        more => format!("; real servers without one: {named} and {more} more"),
+    }
 }
 
 /// The warnings about packets that an interface's card has lost within a minute.
-fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterator<Item = Warning> {
+fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> Vec<Warning> {
     let CardLosses { missed, length } = lost;
     let name = &interface.name;
-    let missed = (*missed > 0).then(|| {
-        format!(
+    let mut warnings = Vec::new();
+    if *missed > 0 {
+        let text = format!(
             "the card of {name} lost {missed} packets in the last minute, because no frame was free or the machine was too \
              slow (rx_missed_errors, rx_fifo_errors): raise receive_ring, or use more queues and workers"
-        )
-    });
-    let length = (*length >= WARNED_LENGTHS).then(|| {
-        format!(
+        );
+        warnings.push(Warning::new(CardMissed, name, text));
+    }
+    if *length >= WARNED_LENGTHS {
+        let text = format!(
             "the card of {name} lost {length} packets in the last minute, because of their length (rx_length_errors, \
              rx_over_errors): compare the MTU of {name} with that of its senders; if they agree, set mode = \"copy\" in \
              [interfaces.{name}] of xvs.toml and reload"
-        )
-    });
-    missed
-        .map(|text| Warning::new(CardMissed, name, text))
-        .into_iter()
-        .chain(length.map(|text| Warning::new(CardLength, name, text)))
+        );
+        warnings.push(Warning::new(CardLength, name, text));
+    }
+    warnings
 }
 
-/// The largest number of services without a destination that have their own warning; the same for virtual servers
-/// without quorum.
-const NAMED: usize = 8;
+/// The largest number of warnings of one kind that name their objects. One more warning has the number of the others.
+pub(crate) const NAMED: usize = 8;
 /// The packets of a wrong length from which on there is a warning: any host may send some.
 const WARNED_LENGTHS: u64 = 10;
 const TABLE_PERCENT: f64 = 80.0;

@@ -18,9 +18,9 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
             server.unanswered = member.live.recently_unanswered(now);
             let weights = &mut server.weights;
             weights.in_force = Some(member.weight.0);
-            let by_load = !weights.disabled && member.weight != member.own_weight;
             weights.slow_start_percent = member.slow_start_percent(now);
-            weights.feedback = by_load.then_some(member.weight.0);
+            weights.feedback =
+                (!weights.disabled && member.weight != member.own_weight).then_some(member.weight.0);
         }
     }
 }

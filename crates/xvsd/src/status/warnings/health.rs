@@ -16,9 +16,11 @@ pub(super) fn refused_warning(health: &HealthReport) -> Option<Warning> {
 /// The warnings about virtual servers without quorum.
 pub(super) fn quorum_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
     let lost: Vec<_> = without_quorum(health).collect();
-    let each =
-        lost.iter().map(|server| (server.title(), format!("{} {}", server.title(), no_quorum(server))));
-    first_of(NoQuorum, each, "virtual servers have no quorum; see `xvs health --down`")
+    first_of(
+        NoQuorum,
+        lost.iter().map(|server| (server.title(), format!("{} {}", server.title(), no_quorum(server)))),
+        "virtual servers have no quorum; see `xvs health --down`",
+    )
 }
 
 /// What is wrong with a virtual server without quorum.
@@ -37,16 +39,17 @@ pub(super) fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Ite
     health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
 }
 
-/// The warnings about real servers whose checks fail, and that no operator has disabled. Those of a virtual server
-/// without quorum are left out: it has a warning.
+/// The warnings about real servers whose checks fail, and that no operator has disabled. Real servers of a virtual
+/// server without quorum are left out: it has a warning.
 pub(super) fn down_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
-    let well = health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| server.is_well);
     let mut all = Vec::new();
-    for server in well {
-        for real in server.real_servers.iter().filter(|real| !real.is_up && !real.weights.disabled) {
-            let (title, real) = (server.title(), &real.endpoint);
-            let text = format!("{title}: {real} is down; see `xvs health --down`");
-            all.push((format!("{title} {real}"), text));
+    for server in health.into_iter().flat_map(|health| &health.virtual_servers) {
+        for real in &server.real_servers {
+            if server.is_well && !real.is_up && !real.weights.disabled {
+                let (title, endpoint) = (server.title(), &real.endpoint);
+                let text = format!("{title}: {endpoint} is down; see `xvs health --down`");
+                all.push((format!("{title} {endpoint}"), text));
+            }
         }
     }
     first_of(ServerDown, all.into_iter(), "real servers are down; see `xvs health --down`")
@@ -54,21 +57,30 @@ pub(super) fn down_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
 
 /// The warnings about checks that cannot run: their real servers stay as they are, whatever happens to them.
 pub(super) fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
-    let say = |check: &CheckHealth| Some(format!(" {}", check.cannot_run()?));
-    of_checks(CheckCannotRun, health, say, "checks cannot run; see `xvs health`")
+    of_checks(
+        CheckCannotRun,
+        health,
+        |check| Some(format!(" {}", check.cannot_run()?)),
+        "checks cannot run; see `xvs health`",
+    )
 }
 
 /// The warnings about agents that demand more than they can get.
 pub(super) fn agent_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
-    let say = |check: &CheckHealth| Some(format!(": {}", check.agent.as_ref()?.excess()?));
-    of_checks(AgentExcess, health, say, "agents demand too much; see `xvs health`")
+    of_checks(
+        AgentExcess,
+        health,
+        |check| Some(format!(": {}", check.agent.as_ref()?.excess()?)),
+        "agents demand too much; see `xvs health`",
+    )
 }
 
-/// The warnings of this kind about checks: what is said of a check after its virtual server and its real server.
+/// The warnings of this kind about checks. `problem` is the end of the sentence about a check, after its virtual server
+/// and its real server.
 fn of_checks(
     kind: WarningKind,
     health: Option<&HealthReport>,
-    say: impl Fn(&CheckHealth) -> Option<String>,
+    problem: impl Fn(&CheckHealth) -> Option<String>,
     more: &str,
 ) -> Vec<Warning> {
     let mut all = Vec::new();
@@ -76,7 +88,7 @@ fn of_checks(
         for real in &server.real_servers {
             let (title, endpoint) = (server.title(), &real.endpoint);
             all.extend(real.checks.iter().filter_map(|check| {
-                let text = format!("{title}: {endpoint}{}", say(check)?);
+                let text = format!("{title}: {endpoint}{}", problem(check)?);
                 // A real server may have several checks.
                 Some((format!("{title} {endpoint} {}", check.probe), text))
             }));
@@ -88,9 +100,11 @@ fn of_checks(
 /// The warning about statements of a keepalived.conf that are not in force.
 pub(super) fn fault_warning(health: Option<&HealthReport>) -> Option<Warning> {
     let HealthReport { file, faults, first_faults, .. } = health?;
-    let first = first_faults.first()?;
     let warnings = if *faults == 1 { "warning" } else { "warnings" };
-    let text = format!("{file} has {faults} {warnings}: {first}; `xvs check --keepalived {file}` names all");
+    let text = format!(
+        "{file} has {faults} {warnings}: {}; `xvs check --keepalived {file}` names all",
+        first_faults.first()?
+    );
     Some(Warning::new(KeepalivedFaults, file, text))
 }
 
