@@ -37,6 +37,7 @@ use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
 use crate::shared::Shared;
 use crate::shared::link_state;
+use crate::status::warnings::first_of;
 use crate::sweeping::Sweeping;
 use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
@@ -304,7 +305,7 @@ impl ControlThread {
         let interfaces = facts.interfaces.clone();
         drop(facts);
         self.network_warnings = bonds::warnings(&interfaces, &view.network.links);
-        self.network_warnings.extend(noticed(WarningKind::RoutingNotFollowed, &view.warnings));
+        self.network_warnings.extend(routing_warnings(&view.warnings));
         self.update_facts();
     }
 
@@ -312,7 +313,11 @@ impl ControlThread {
         if let Err(error) = self.control.set_tables(found.tables) {
             tracing::error!("change of the kernel's mark rules: {error}");
         }
-        self.mark_warnings = noticed(WarningKind::MarkRulesUnread, &found.warnings).collect();
+        self.mark_warnings = found
+            .warnings
+            .iter()
+            .map(|Notice { object, text }| Warning::new(WarningKind::MarkRulesUnread, object, text))
+            .collect();
     }
 
     /// All warnings of this thread, in the order of `xvs status`.
@@ -534,9 +539,13 @@ impl ControlThread {
     }
 }
 
-/// Notices of the machine's kernel as warnings of this kind.
-fn noticed(kind: WarningKind, notices: &[Notice]) -> impl Iterator<Item = Warning> {
-    notices.iter().map(move |Notice { object, text }| Warning::new(kind, object, text))
+/// The warnings about policy rules and routes of the kernel that are not followed.
+fn routing_warnings(notices: &[Notice]) -> Vec<Warning> {
+    first_of(
+        WarningKind::RoutingNotFollowed,
+        notices.iter().map(|Notice { object, text }| (object, text)),
+        "policy rules and routes are not followed; see `ip rule`, `ip route show table all`",
+    )
 }
 
 /// Whether a time is over; then it is over again after this interval.
@@ -579,6 +588,24 @@ mod tests {
     use xvs_dataplane::egress::Egress;
 
     use crate::control_thread::*;
+    use crate::status::warnings::NAMED;
+
+    #[test]
+    fn of_many_routes_that_are_not_followed_the_first_are_named_and_the_others_counted() {
+        let notice =
+            |number: usize| Notice { object: format!("route {number}"), text: format!("text {number}") };
+        let notices: Vec<_> = (0..NAMED).map(notice).collect();
+        let named: Vec<_> = notices
+            .iter()
+            .map(|one| Warning::new(WarningKind::RoutingNotFollowed, &one.object, &one.text))
+            .collect();
+        assert_eq!(routing_warnings(&notices), named);
+        let all = routing_warnings(&(0..5000).map(notice).collect::<Vec<_>>());
+        assert_eq!((all.len(), &all[..NAMED]), (NAMED + 1, &named[..]));
+        let more =
+            "4992 more policy rules and routes are not followed; see `ip rule`, `ip route show table all`";
+        assert_eq!(all[NAMED], Warning::new(WarningKind::RoutingNotFollowed, "", more));
+    }
 
     #[test]
     fn workers_see_attached_interfaces_in_port_order_and_the_vlans_over_them_only() {
