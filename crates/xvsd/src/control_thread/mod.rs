@@ -1,12 +1,13 @@
 //! The control thread: carries out one input after the other.
 //!
-//! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive in one queue.
-//! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
+//! The thread runs as long as the daemon. Requests, owned services, network views and mark rules arrive in one queue.
+//! Between two inputs the thread resolves next hops that packets wait for, confirms next hops in use, and attaches
 //! interfaces that have returned or joined a bond. Each input is carried out completely before the next one. Not here:
 //! the effect of a request (`control/` of `ctl`), permissions (`socket/peer.rs`), the start of the thread
 //! (`daemon/mod.rs`).
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::protocol::request::Access;
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::setting::Source;
-use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
+use xvs_model::report::status::{BondMember, LinkState};
 use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::LinkId;
 use xvs_proto::network::{LinkKind, Network};
@@ -35,8 +36,7 @@ use xvs_xdp::card::short_packets;
 
 use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
-use crate::shared::Shared;
-use crate::shared::link_state;
+use crate::shared::{Shared, link_state};
 use crate::status::warnings::first_of;
 use crate::sweeping::Sweeping;
 use crate::workers::system::SystemDatapath;
@@ -54,14 +54,14 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of comparing the interfaces' settings with those that the workers' sockets were opened for.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Interval of confirming the neighbours that workers send to. The kernel forgets one that it has not used for a minute
-/// (`gc_stale_time`), and does not see what workers send.
+/// Interval of confirming the neighbours that workers send to. The kernel deletes a neighbour entry that it has not used
+/// for a minute (`gc_stale_time`), and does not see the packets that workers send.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The most neighbours that are confirmed at a time.
+/// The largest number of neighbours that are confirmed at a time.
 const CONFIRMED_AT_ONCE: usize = 1024;
 
-/// The time between two looks at what interfaces refuse.
+/// Interval of reading the packets that interfaces have refused.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause after an interface could not be attached again.
@@ -69,7 +69,7 @@ const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 
 /// An input of the control thread.
 pub(crate) enum Input {
-    /// Something to do on the control thread.
+    /// A function to call on the control thread.
     Do(Box<dyn FnOnce(&mut ControlThread) + Send>),
     /// A new network view is in [`Latest`].
     Network,
@@ -101,30 +101,30 @@ pub(crate) struct ControlThread {
     not_attached: Option<String>,
     /// Earliest time of the next comparison of the interfaces' settings.
     settings_after: Instant,
-    /// What the cards of the interfaces lose; `None`: the kernel does not say.
+    /// The packets that the cards of the interfaces have lost; `None`: the kernel does not report them.
     cards: Option<CardWatch>,
-    /// Earliest time of the next look at what interfaces refuse.
+    /// Earliest time of reading the refused packets of interfaces again.
     losses_after: Instant,
     pub(crate) shared: Arc<Shared>,
     /// Policy rules and routes that are not followed, and bonds and bridges that cannot be used.
     network_warnings: Vec<Warning>,
     /// Mark rules that could not be read.
     mark_warnings: Vec<Warning>,
-    /// Why an interface that is back, or joined a bond, is not attached.
+    /// Interfaces that are back, or joined a bond, and cannot be attached.
     attach_warnings: Vec<Warning>,
-    /// Whether this turn has answered a change, and so updated the facts.
+    /// Whether the facts were updated since the last input, because a change was answered.
     has_answered_change: bool,
-    /// Before the workers are started.
+    /// The workers that are not started yet, and the connection table.
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
-    /// Ended before the workers.
+    /// The sweeper, which ends before the workers.
     pub(crate) sweeping: Option<Sweeping>,
-    /// The removals for which the sweeper was woken.
+    /// The number of removals at which the sweeper was last woken.
     removals: u64,
 }
 
 impl ControlThread {
-    /// `network_views` and `mark_rules` hold the content announced by [`Input::Network`] and [`Input::Marks`];
-    /// `links` are the kernel's indices of the attached interfaces.
+    /// `network_views` and `mark_rules` hold the values that [`Input::Network`] and [`Input::Marks`] announce. `links`
+    /// are the kernel's indices of the attached interfaces.
     pub(crate) fn new(
         control: Control<SystemDatapath>,
         queue: Receiver<Input>,
@@ -192,7 +192,7 @@ impl ControlThread {
         }
     }
 
-    /// What follows each input, and is due from time to time.
+    /// The work after each input, and the periodic work.
     fn follow_up(&mut self) {
         let removals = self.shared.published.load().removals;
         if mem::replace(&mut self.removals, removals) != removals {
@@ -209,13 +209,13 @@ impl ControlThread {
         self.confirm_neighbours();
         self.control.datapath().retry_refused();
         self.follow_losses();
-        // After a change they are those of this turn already; what has followed since is in the next turn's.
+        // After a change, the facts are up to date but for the work above, which the next update includes.
         if !mem::take(&mut self.has_answered_change) {
             self.update_facts();
         }
     }
 
-    /// Answers a request of this client, or of xvsd itself, and records what it changes.
+    /// Answers a request of this client, or of xvsd itself without a requester, and records its changes as events.
     ///
     /// # Errors
     /// The refusal.
@@ -226,14 +226,18 @@ impl ControlThread {
     ) -> Result<Reply, CommandError> {
         let now = self.shared.now();
         let answer = match (request, requester) {
-            // xvsd's own changes are those of keepalived.conf.
+            // xvsd itself changes only what keepalived.conf configures.
             (ControlRequest::Change(command), None) => {
                 self.control.change(command, Source::KeepalivedConf, now)
             }
             _ => self.control.handle(request, now),
         };
-        let changes = changes(request, &answer);
-        self.shared.events.record_all(Kind::Change, self.control.epoch(), requester, changes);
+        self.shared.events.record_all(
+            Kind::Change,
+            self.control.epoch(),
+            requester,
+            changes(request, &answer),
+        );
         if request.access() == Access::Change {
             self.update_facts();
             self.has_answered_change = true;
@@ -248,29 +252,31 @@ impl ControlThread {
         undone
     }
 
-    /// What [`Self::serve`] needs: the workers' parts, and the connection table.
+    /// Sets the parts that [`Self::serve`] starts: the workers, and the connection table.
     pub(crate) fn set_start(&mut self, workers: WorkerStart, table: PreparedTable) {
         self.start = Some((workers, table));
     }
 
+    /// Puts the latest network view in force, and records the changes of interfaces and bonds.
     pub(crate) fn update_network(&mut self) {
-        // The next snapshot does not know which ones were used.
+        // The egress of the next snapshot has no used neighbours.
         self.used.extend(self.control.egress().take_used());
         let view = &self.view;
         self.control.set_devices(&view.network.links);
         let bonds: Vec<_> =
             self.shared.facts_mut().interfaces.iter().map(|interface| interface.bond.clone()).collect();
         let mut network = attached_only(&view.network, &self.links, &bonds);
-        let partial = self.control.datapath().workers.partial_checksums();
-        let of_members: Vec<_> = network
+        let mut partial = self.control.datapath().workers.partial_checksums();
+        let masters: Vec<_> = network
             .links
             .iter()
             .filter(|link| partial.contains(&link.ifindex))
             .filter_map(|link| link.master)
             .collect();
+        partial.extend(masters);
         for link in &mut network.links {
             let below = link.vlan.map_or(link.ifindex, |vlan| vlan.over);
-            link.partial_checksums = partial.contains(&below) || of_members.contains(&below);
+            link.partial_checksums = partial.contains(&below);
         }
         offload::enter(self.control.datapath(), &mut network);
         self.control.set_network(&network);
@@ -361,7 +367,7 @@ impl ControlThread {
     }
 
     /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.
-    /// The workers' network has the interface before they receive from it.
+    /// The snapshot has the interface before workers receive from it.
     fn attach(&mut self) {
         let now = Instant::now();
         if now < self.attach_after {
@@ -386,83 +392,87 @@ impl ControlThread {
             self.links = links;
             self.update_network();
         }
-        let workers = &mut self.control.datapath().workers;
-        let resumed = if workers.paused { workers.resume().map(Some) } else { Ok(None) };
-        let resumed = resumed.map(|facts| {
-            if let Some(facts) = facts {
-                self.shared.facts_mut().workers = facts;
-            }
-        });
-        // The next time it is the turn of the next one.
+        self.attach_warnings.clear();
+        // After a failure, the next attempt is for another interface.
         self.not_attached = next.map(|(_, (name, _))| name).filter(|_| attached.is_err());
-        let refused = attached.err().map(|error| {
+        if let Err(error) = attached {
             let name = self.not_attached.as_deref().unwrap_or_default();
-            Warning::new(WarningKind::AttachFailed, name, error.to_string())
-        });
-        let paused =
-            resumed.err().map(|error| Warning::new(WarningKind::WorkersPaused, "", error.to_string()));
-        self.attach_warnings = refused.into_iter().chain(paused).collect();
+            self.attach_warnings.push(Warning::new(WarningKind::AttachFailed, name, error.to_string()));
+        }
+        let workers = &mut self.control.datapath().workers;
+        if workers.paused {
+            match workers.resume() {
+                Ok(facts) => self.shared.facts_mut().workers = facts,
+                Err(error) => {
+                    self.attach_warnings.push(Warning::new(
+                        WarningKind::WorkersPaused,
+                        "",
+                        error.to_string(),
+                    ));
+                }
+            }
+        }
         if !self.attach_warnings.is_empty() {
             self.attach_after = now + RETRY_ATTACHING;
         }
     }
 
-    /// The place of an interface with the settings of this one: itself, or another member of the bond that it joined.
+    /// The index of an interface with the settings of this one: itself, or another member of the bond that it joined.
     fn alike(&self, (index, (_, bond)): &(usize, Chosen)) -> usize {
         if *index < self.links.len() {
             return *index;
         }
-        let facts = self.shared.facts_mut();
-        let bond = bond.as_ref().map(|bond| &bond.name);
-        let mut bonds = facts.interfaces.iter().map(|one| one.bond.as_ref().map(|bond| &bond.name));
-        bonds.position(|of| of.is_some() && of == bond).unwrap_or(0)
+        let Some(bond) = bond else { return 0 };
+        self.shared
+            .facts_mut()
+            .interfaces
+            .iter()
+            .position(|one| one.bond.as_ref().is_some_and(|of| of.name == bond.name))
+            .unwrap_or(0)
     }
 
     /// Enters an interface that was attached, for a bond or not, in the status and the events.
     fn note_attached(&mut self, index: usize, bond: Option<BondMember>) {
-        let attached = interface_facts(&self.control.datapath().workers.attached[index]);
-        let attached = InterfaceStatus { bond, ..attached };
+        let mut status = interface_facts(&self.control.datapath().workers.attached[index]);
+        status.bond = bond;
         let mut facts = self.shared.facts_mut();
-        let (again, status) = match facts.interfaces.get(index) {
-            Some(former) => {
-                let attached_again = former.attached_again + 1;
-                (" again", InterfaceStatus { state: former.state, attached_again, ..attached })
-            }
-            None => ("", attached),
-        };
+        let former = facts.interfaces.get_mut(index);
+        let again = if former.is_some() { " again" } else { "" };
         let event = format!("{} is attached{again}, {} XDP", status.name, status.mode);
         self.shared.events.record(Kind::Link, self.control.epoch(), event);
-        match facts.interfaces.get_mut(index) {
-            Some(former) => *former = status,
+        match former {
+            Some(former) => {
+                (status.state, status.attached_again) = (former.state, former.attached_again + 1);
+                *former = status;
+            }
             None => facts.interfaces.push(status),
         }
     }
 
-    /// The place of the next interface to attach, and why: it was removed and is back, or it joined a bond. After a
-    /// failure it is the next one.
+    /// The index and name of the next interface to attach: one that was removed and is back, or that joined a bond.
+    /// After a failure it is the next one.
     fn next_to_attach(&self) -> Option<(usize, Chosen)> {
         let network = &self.view.network;
         let facts = self.shared.facts_mut();
-        let gone = self.links.iter().map(|ifindex| link_state(network, *ifindex) == LinkState::Gone);
-        let back = facts
-            .interfaces
-            .iter()
-            .zip(gone)
-            .enumerate()
-            .filter(|(_, (interface, gone))| {
-                let link = network.link_named(&interface.name).filter(|link| link.up && *gone);
-                link.is_some_and(|link| matches!(link.kind, LinkKind::Single | LinkKind::Bridge))
-            })
-            .map(|(index, (one, _))| (index, (one.name.clone(), one.bond.clone())));
+        let mut all = Vec::new();
+        for (index, (interface, ifindex)) in facts.interfaces.iter().zip(&self.links).enumerate() {
+            if let Some(link) = network.link_named(&interface.name)
+                && link.up
+                && matches!(link.kind, LinkKind::Single | LinkKind::Bridge)
+                && link_state(network, *ifindex) == LinkState::Gone
+            {
+                all.push((index, (interface.name.clone(), interface.bond.clone())));
+            }
+        }
         let joined = bonds::joined(&facts.interfaces, &network.links);
-        let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
+        all.extend(joined.map(|chosen| (self.links.len(), chosen)));
         let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());
         let next = failed.map_or(0, |failed| (failed + 1) % all.len());
         if all.is_empty() { None } else { Some(all.swap_remove(next)) }
     }
 
     /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
-    /// Reads what its card has lost.
+    /// Reads the losses of the interfaces' cards.
     fn follow_settings(&mut self) {
         if !is_due(&mut self.settings_after, SETTINGS_INTERVAL) {
             return;
@@ -485,12 +495,11 @@ impl ControlThread {
             let interface = &mut facts.interfaces[index];
             let now = workers.attached_at(index).settings();
             interface.queues = now.receive_queues;
-            let (name, threads) = (&interface.name, workers.count());
             let queues = (now.receive_queues != had.receive_queues)
                 .then(|| format!("{} receive queues now, not {}", now.receive_queues, had.receive_queues));
             let mtu = (now.mtu != had.mtu).then(|| format!("an MTU of {} now, not {}", now.mtu, had.mtu));
             for change in queues.into_iter().chain(mtu) {
-                let event = format!("{name} has {change}; workers: {threads}");
+                let event = format!("{} has {change}; workers: {}", interface.name, workers.count());
                 tracing::info!("{event}");
                 self.shared.events.record(Kind::Link, epoch, event);
             }
@@ -502,13 +511,14 @@ impl ControlThread {
         if self.unresolved.is_empty() || !is_due(&mut self.resolve_after, UNRESOLVED_INTERVAL) {
             return;
         }
-        let missing = std::iter::from_fn(|| self.unresolved.pop());
         let egress = self.control.egress();
-        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        self.resolve(&by_index);
+        let missing = iter::from_fn(|| self.unresolved.pop())
+            .filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr)))
+            .collect();
+        self.resolve(&missing);
     }
 
-    /// Makes the kernel confirm the neighbours that workers have sent to, as if it had sent to them itself.
+    /// Makes the kernel confirm the neighbours that workers have sent to, as if the kernel had sent to them.
     fn confirm_neighbours(&mut self) {
         let now = Instant::now();
         if now < self.confirm_after {
@@ -517,10 +527,9 @@ impl ControlThread {
         let egress = self.control.egress();
         self.used.extend(egress.take_used());
         self.used.retain(|(ifindex, _)| egress.link_by_ifindex(*ifindex).is_some());
-        let due: BTreeSet<_> = std::iter::from_fn(|| self.used.pop_first()).take(CONFIRMED_AT_ONCE).collect();
-        // The others wait too: each time costs a dump of the kernel's neighbours.
-        let pause = if self.used.is_empty() { CONFIRM_INTERVAL } else { UNRESOLVED_INTERVAL };
-        self.confirm_after = now + pause;
+        let due: BTreeSet<_> = iter::from_fn(|| self.used.pop_first()).take(CONFIRMED_AT_ONCE).collect();
+        // The remaining ones also wait, because each call dumps the kernel's neighbours.
+        self.confirm_after = now + if self.used.is_empty() { CONFIRM_INTERVAL } else { UNRESOLVED_INTERVAL };
         if !due.is_empty() {
             self.resolve(&due);
         }
@@ -548,7 +557,7 @@ fn routing_warnings(notices: &[Notice]) -> Vec<Warning> {
     )
 }
 
-/// Whether a time is over; then it is over again after this interval.
+/// Whether this time has come. If so, the next time is one interval from now.
 fn is_due(at: &mut Instant, interval: Duration) -> bool {
     let now = Instant::now();
     let is_due = *at <= now;
@@ -563,9 +572,13 @@ fn is_due(at: &mut Instant, interval: Duration) -> bool {
 fn attached_only(network: &Network, links: &[u32], bonds: &[Option<BondMember>]) -> Network {
     let mut seen = network.clone();
     let index = |ifindex| links.iter().position(|attached| *attached == ifindex);
-    let attached = network.links.iter().filter(|link| index(link.ifindex).is_some());
-    let over: Vec<_> =
-        attached.filter_map(|link| bond_of(link, &network.links)).map(|bond| bond.ifindex).collect();
+    let over: Vec<_> = network
+        .links
+        .iter()
+        .filter(|link| index(link.ifindex).is_some())
+        .filter_map(|link| bond_of(link, &network.links))
+        .map(|bond| bond.ifindex)
+        .collect();
     let is_used = |ifindex| index(ifindex).is_some() || over.contains(&ifindex);
     seen.links.retain(|link| is_used(link.ifindex) || link.vlan.is_some_and(|vlan| is_used(vlan.over)));
     let mut next = links.len();
