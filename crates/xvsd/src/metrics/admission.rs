@@ -28,7 +28,7 @@ pub struct Admission {
     names: Vec<String>,
 }
 
-/// What a client sends behind the name of a scheme.
+/// The credentials that a client sends after the name of a scheme.
 struct Token {
     bearer: String,
     /// The user `xvs` with the token as password (RFC 7617, section 2): browsers send no bearer token.
@@ -53,40 +53,48 @@ impl Admission {
                 })
             })
             .transpose()?;
-        let names = config.status_page_names.iter().cloned().chain([host_name()]);
         Ok(Self {
             tls: tls.map(|server| TlsAcceptor::from(Arc::new(server))),
             token: token
                 .map(|bearer| Token { basic: BASE64_STANDARD.encode(format!("xvs:{bearer}")), bearer }),
-            names: names.map(|name| name.to_ascii_lowercase()).collect(),
+            names: config
+                .status_page_names
+                .iter()
+                .cloned()
+                .chain([host_name()])
+                .map(|name| name.to_ascii_lowercase())
+                .collect(),
         })
     }
 
     /// Whether `Host` is a name of the director. A foreign site can point its own name to the director's address (DNS
-    /// rebinding); then the browser sends that name in `Host`. Not checked with a token or certificate: the browser
-    /// sends such a site no token, and the certificate is not for its name. Browsers always send `Host`.
+    /// rebinding); then the browser sends that name in `Host`. With a token or certificate, every name is admitted: the
+    /// browser sends such a site no token, and the certificate is not for its name. Browsers always send `Host`.
     pub fn knows_host(&self, headers: &HeaderMap) -> bool {
-        let Some(host) = headers.get(HOST).filter(|_| self.token.is_none() && self.tls.is_none()) else {
+        let Some(header) = headers.get(HOST).filter(|_| self.token.is_none() && self.tls.is_none()) else {
             return true;
         };
-        let host = host.to_str().unwrap_or_default();
+        let host = header.to_str().unwrap_or_default();
         if host.parse::<IpAddr>().is_ok() || host.parse::<SocketAddr>().is_ok() {
             return true;
         }
         if let Some(bare) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             return bare.parse::<IpAddr>().is_ok();
         }
-        let name = host.split_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        name == "localhost" || self.names.iter().any(|known| known == name)
+        let (name, _) = host.split_once(':').unwrap_or((host, ""));
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        name == "localhost" || self.names.contains(&name)
     }
 
     /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The comparison's duration reveals only
     /// the length.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let Some(Token { bearer, basic }) = &self.token else { return true };
-        let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
-        let Some((scheme, sent)) = sent else { return false };
+        let Some((scheme, sent)) =
+            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '))
+        else {
+            return false;
+        };
         let wanted = match scheme.to_ascii_lowercase().as_str() {
             "bearer" => bearer,
             "basic" => basic,

@@ -1,7 +1,6 @@
 //! Metrics of the director itself: daemon, interfaces, workers, sockets, commands, and the totals of all services.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::offload::Offload;
@@ -19,13 +18,14 @@ use xvs_model::report::status::{
 use xvs_model::report::warning::{Warning, WarningKey};
 use xvs_xdp::Statistics;
 
+use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text, families};
 use crate::connection_log::Logged;
 use crate::rights::seccomp::{Refused, refused};
 use crate::shared::{DURATION_BOUNDS, Facts, Shared};
 use crate::{history, status};
 
-/// What these metrics are read from.
+/// The values that these metrics are read from.
 pub(super) struct Readings<'a> {
     shared: &'a Shared,
     snapshot: &'a Snapshot,
@@ -42,13 +42,13 @@ pub(super) struct Readings<'a> {
     connection_log: Option<ConnectionLogStatus>,
 }
 
-/// Writes all these metrics; `left_out` is the number of destinations without their own lines.
+/// Writes the metrics of the director.
 pub(super) fn write(
     text: &mut Text,
     shared: &Shared,
     snapshot: &Snapshot,
     health: Option<&HealthReport>,
-    left_out: usize,
+    limit: DestinationLimit,
 ) {
     let facts = shared.facts();
     let (services, destinations) = snapshot.configured();
@@ -58,7 +58,7 @@ pub(super) fn write(
         warnings: status::warnings(shared, health),
         services,
         destinations,
-        left_out,
+        left_out: snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum(),
         total: shared.total.sum(),
         lists: status::lists(snapshot),
         sync: status::sync(&facts.daemons, snapshot, &shared.peers),
@@ -71,7 +71,7 @@ pub(super) fn write(
     }
 }
 
-/// The items of a family, each with one line; a family of something that the director does not have is left out.
+/// The items of a family, each with one line. A family without items on this director is left out.
 #[derive(Clone, Copy)]
 enum Items {
     Director(fn(&Readings<'_>) -> f64),
@@ -94,7 +94,6 @@ enum Items {
 impl Family<Items> {
     fn write(&self, text: &mut Text, readings: &Readings<'_>) {
         let Readings { shared, facts, .. } = readings;
-        let workers = shared.workers().iter().enumerate();
         match self.items {
             Items::Director(value) => self.single(text, Some(value(readings))),
             Items::Hold(value) => self.single(text, shared.hold.as_deref().map(value)),
@@ -105,9 +104,11 @@ impl Family<Items> {
                 self.begin(text);
                 for list in &readings.lists {
                     let service = list.list.service.map_or("all".to_owned(), |service| service.to_string());
-                    let labels: [(_, &dyn Display); 2] =
-                        [("list", &list.list.kind.name()), ("service", &service)];
-                    text.sample(self.name, &labels, value(list));
+                    text.sample(
+                        self.name,
+                        &[("list", &list.list.kind.name()), ("service", &service)],
+                        value(list),
+                    );
                 }
             }
             Items::Sync(value) => {
@@ -125,7 +126,7 @@ impl Family<Items> {
             }
             Items::Worker(value) => {
                 self.begin(text);
-                for (number, counters) in workers {
+                for (number, counters) in shared.workers().iter().enumerate() {
                     text.sample(self.name, &[("worker", &number)], value(counters));
                 }
             }
@@ -133,11 +134,15 @@ impl Family<Items> {
                 self.begin(text);
                 for (number, worker) in facts.workers.iter().enumerate() {
                     for socket in &*worker.sockets {
-                        let interface = facts.interfaces.get(usize::from(socket.link.0));
-                        let interface = interface.map_or("", |interface| &interface.name);
-                        let labels: [(_, &dyn Display); 3] =
-                            [("worker", &number), ("interface", &interface), ("queue", &socket.queue)];
-                        text.sample(self.name, &labels, value(&socket.statistics()));
+                        let interface = facts
+                            .interfaces
+                            .get(usize::from(socket.link.0))
+                            .map_or("", |interface| &interface.name);
+                        text.sample(
+                            self.name,
+                            &[("worker", &number), ("interface", &interface), ("queue", &socket.queue)],
+                            value(&socket.statistics()),
+                        );
                     }
                 }
             }
@@ -208,9 +213,13 @@ static FAMILIES: &[Family<Items>] = &families! {
         "Time from a request to the control thread to its reply; a change is in force with the reply."
         Items::Lines(|readings, name, text| {
             for (access, kind) in [(Access::Change, "change"), (Access::Read, "read")] {
-                let durations = readings.shared.request_durations.of(access);
-                let exponents = FIRST_DURATION_BOUND..DURATION_BOUNDS - 1;
-                text.histogram(name, &[("kind", &kind)], &durations, exponents, 1e6);
+                text.histogram(
+                    name,
+                    &[("kind", &kind)],
+                    &readings.shared.request_durations.of(access),
+                    FIRST_DURATION_BOUND..DURATION_BOUNDS - 1,
+                    1e6,
+                );
             }
         });
     Gauge "xvs_table_size_connections" "Connections and templates that the table can hold."
@@ -294,9 +303,10 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Sync(|daemon| daemon.lost_connections);
     Gauge "xvs_sync_in_sync" "1 if the table of this director is here, and no loss was noticed since."
         Items::Lines(|readings, name, text| {
-            let backups = readings.sync.iter().filter(|daemon| daemon.role == SyncRole::Backup);
-            for peer in backups.flat_map(|daemon| &daemon.peers) {
-                text.sample(name, &[("peer", &peer.address)], u8::from(peer.table == SyncTable::Whole));
+            for daemon in readings.sync.iter().filter(|daemon| daemon.role == SyncRole::Backup) {
+                for peer in &daemon.peers {
+                    text.sample(name, &[("peer", &peer.address)], u8::from(peer.table == SyncTable::Whole));
+                }
             }
         });
 
@@ -317,9 +327,11 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Lines(|readings, name, text| {
             for (number, worker) in readings.facts.workers.iter().enumerate() {
                 let core = worker.core.map(|core| core.to_string()).unwrap_or_default();
-                let labels: [(_, &dyn Display); 3] =
-                    [("worker", &number), ("core", &core), ("copy_mode", &worker.copy_mode)];
-                text.sample(name, &labels, 1);
+                text.sample(
+                    name,
+                    &[("worker", &number), ("core", &core), ("copy_mode", &worker.copy_mode)],
+                    1,
+                );
             }
         });
     Counter "xvs_worker_received_packets_total" "Frames received by AF_XDP."
@@ -399,8 +411,11 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
                 for reason in DropReason::all() {
-                    let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason.name())];
-                    text.sample(name, &labels, counters.dropped(reason).value());
+                    text.sample(
+                        name,
+                        &[("worker", &number), ("reason", &reason.name())],
+                        counters.dropped(reason).value(),
+                    );
                 }
             }
         });
@@ -409,8 +424,11 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
                 for reason in &history::KERNEL {
-                    let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason.label)];
-                    text.sample(name, &labels, (reason.counter)(counters).value());
+                    text.sample(
+                        name,
+                        &[("worker", &number), ("reason", &reason.label)],
+                        (reason.counter)(counters).value(),
+                    );
                 }
             }
         });
@@ -443,10 +461,11 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Socket(|socket| socket.lent_to_transmit.into());
 };
 
-/// The sinks of the log of connections, each with the label's value.
+/// The sinks of the log of connections, each with the value of its label.
 fn sinks(log: &ConnectionLogStatus) -> impl Iterator<Item = (&'static str, &LogSinkStatus)> {
-    let sinks = [("file", &log.file), ("collector", &log.collector)];
-    sinks.into_iter().filter_map(|(name, sink)| Some((name, sink.as_ref()?)))
+    [("file", &log.file), ("collector", &log.collector)]
+        .into_iter()
+        .filter_map(|(name, sink)| Some((name, sink.as_ref()?)))
 }
 
 /// The record of this director in etcd.
@@ -454,5 +473,5 @@ fn own_record(fleet: &FleetReport) -> Option<&FleetDirector> {
     fleet.directors.iter().find(|director| director.name.raw() == fleet.director)
 }
 
-/// The first bound of the histogram is 2^7 µs: shorter times need no distinction.
+/// The exponent of the first bound of the histogram, 2^7 µs. Shorter times need no distinction.
 const FIRST_DURATION_BOUND: usize = 7;

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::ready;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -36,7 +36,7 @@ use rustix::process::nice;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -71,7 +71,7 @@ pub enum ExporterError {
 /// A bound address that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     runtime: Runtime,
 }
 
@@ -88,12 +88,8 @@ impl Listener {
     }
 
     fn try_bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let entered = runtime.enter();
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        drop(entered);
+        let listener = runtime.block_on(TcpListener::bind(address))?;
         Ok(Self { listener, runtime })
     }
 
@@ -122,12 +118,11 @@ impl Listener {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
-            let accepting = accept(listener, Arc::new(Pages { metrics, status }), admission);
-            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, because its
-            // panic would be lost.
+            // Ends when the sender is dropped; the clients end with the runtime. `accept` is not spawned as a task,
+            // because the panic of a task would be lost.
             runtime.block_on(async {
                 select! {
-                    () = accepting => {}
+                    () = accept(listener, Arc::new(Pages { metrics, status }), admission) => {}
                     _ = stopped => {}
                 }
             });
@@ -147,7 +142,7 @@ impl Drop for Exporter {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its own thread.
+            // The thread itself has reported a panic.
             let _ = thread.join();
         }
     }
@@ -164,7 +159,7 @@ pub struct StatusPage {
 /// Makes a document for a query of the URL.
 pub type MakeDocument = dyn Fn(Document, &str) -> Bytes + Send + Sync;
 
-/// All that is served.
+/// The pages that are served.
 struct Pages<M> {
     metrics: M,
     status: StatusPage,
@@ -191,7 +186,7 @@ impl<P: Pieces> Body for Page<P> {
 }
 
 async fn accept<P: Pieces>(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     pages: Arc<Pages<impl Fn() -> P + Send + Sync + 'static>>,
     admission: Arc<ArcSwap<Admission>>,
 ) {
@@ -230,8 +225,7 @@ async fn accept<P: Pieces>(
 /// Answers one request, after a TLS handshake if there is a certificate.
 async fn client<P: Pieces>(stream: TcpStream, pages: &Pages<impl Fn() -> P>, admission: &Admission) {
     let Some(tls) = &admission.tls else { return respond(stream, pages, admission).await };
-    let handshake = timeout(HEADERS_TIMEOUT, tls.accept(stream)).await;
-    match handshake.map_err(io::Error::from).and_then(|done| done) {
+    match timeout(HEADERS_TIMEOUT, tls.accept(stream)).await.map_err(io::Error::from).and_then(|done| done) {
         Ok(stream) => respond(stream, pages, admission).await,
         Err(error) => tracing::debug!(%error, "the TLS handshake of a client of metrics"),
     }
@@ -258,7 +252,6 @@ fn answer<P: Pieces>(
 ) -> Response<Either<Page<P>, Full<Bytes>>> {
     let mut headers = HeaderMap::new();
     let is_on = status.is_on.load(Ordering::Relaxed);
-    let is_read = [Method::GET, Method::HEAD].contains(request.method());
     let path = request.uri().path();
     let document = match path {
         "/status.json" => Some(Document::Status),
@@ -270,13 +263,12 @@ fn answer<P: Pieces>(
         _ if !admission.admit(request.headers()) => {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
             if is_on {
-                // A browser asks for a user and a password.
+                // A browser asks its user for a name and a password.
                 headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"xvsd\""));
             }
-            let needed = "the token of metrics_token_file is needed: as bearer token, or as password of the user xvs\n";
-            (StatusCode::UNAUTHORIZED, PLAIN, text(needed))
+            (StatusCode::UNAUTHORIZED, PLAIN, text(NO_TOKEN))
         }
-        _ if exists && !is_read => {
+        _ if exists && ![Method::GET, Method::HEAD].contains(request.method()) => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
         }
@@ -291,13 +283,14 @@ fn answer<P: Pieces>(
         }
         _ if is_on => match document {
             Some(document) => {
-                let document = (status.document)(document, request.uri().query().unwrap_or_default());
-                (StatusCode::OK, "application/json", Either::Right(Full::new(document)))
+                let bytes = (status.document)(document, request.uri().query().unwrap_or_default());
+                (StatusCode::OK, "application/json", Either::Right(Full::new(bytes)))
             }
-            None => {
-                let places = "xvsd's status page is at /, its metrics are at /metrics\n";
-                (StatusCode::NOT_FOUND, PLAIN, text(places))
-            }
+            None => (
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                text("xvsd's status page is at /, its metrics are at /metrics\n"),
+            ),
         },
         _ => (StatusCode::NOT_FOUND, PLAIN, text("xvsd's metrics are at /metrics\n")),
     };
@@ -313,28 +306,33 @@ fn text<P>(text: &'static str) -> Either<Page<P>, Full<Bytes>> {
     Either::Right(Full::from(text))
 }
 
-/// To a client that names another host.
+/// The response to a client without the token.
+const NO_TOKEN: &str =
+    "the token of metrics_token_file is needed: as bearer token, or as password of the user xvs\n";
+
+/// The response to a request for another host.
 const NOT_ITS_NAME: &str = "this is not a name of the director: use its address, or add the name to status_page_names \
                             of xvs.toml and reload\n";
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the status page may do in a browser: run its own script, use its own style, and fetch from where it came from.
+/// The permissions of the status page in a browser: to run the script and use the style in the file, and to fetch from
+/// the director.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let script = hash_of("script");
-    let style = hash_of("style");
     let policy = format!(
-        "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; \
-         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash_of("script"),
+        hash_of("style")
     );
     HeaderValue::try_from(policy).expect("it is ASCII")
 });
 
 /// The digest of the content of a tag of the status page.
 fn hash_of(tag: &str) -> String {
-    let text = FILE.split_once(&format!("<{tag}>")).expect("the file has it once").1;
-    let text = text.split_once(&format!("</{tag}>")).expect("the file has it once").0;
-    BASE64_STANDARD.encode(Sha256::digest(text))
+    let (_, rest) = FILE.split_once(&format!("<{tag}>")).expect("the file has the tag");
+    let (content, _) = rest.split_once(&format!("</{tag}>")).expect("the file has the end of the tag");
+    BASE64_STANDARD.encode(Sha256::digest(content))
 }
 
 /// The largest number of clients.
@@ -702,7 +700,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_without_a_tls_handshake_is_closed() {
         let secured = Secured::new("closed");
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         // The clock moves by itself while nothing else happens.

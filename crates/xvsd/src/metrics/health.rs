@@ -1,10 +1,8 @@
 //! Metrics of health checks: the file, its virtual servers, their real servers and checks.
 //!
-//! The label of a virtual server is its first service, that of a real server its endpoint in the file; most of them
-//! match the labels of `xvs_destination_…`. A check is numbered in the file's order. Not here: the checks
-//! (`xvs_health`).
-
-use std::fmt::Display;
+//! The label of a virtual server is its first service, and the label of a real server is its endpoint in the file. Most
+//! labels match the labels of `xvs_destination_…`. The label of a check is its number in the file's order. Not here: the
+//! checks (`xvs_health`).
 
 use xvs_model::report::health::{
     AgentHealth, CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth,
@@ -13,7 +11,7 @@ use xvs_model::report::health::{
 use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text, families};
 
-/// The metrics of the file.
+/// Writes the metrics of the file.
 pub(super) fn file(text: &mut Text, health: &HealthReport, limit: DestinationLimit) {
     let left_out = health.virtual_servers.iter().map(|server| limit.left_out(&server.real_servers)).sum();
     for family in FILE {
@@ -47,7 +45,7 @@ static FILE: &[Family<FileValue>] = &families! {
 /// The items of a family, each with one line.
 #[derive(Clone, Copy)]
 pub(super) enum Items {
-    /// Virtual servers; `None`: this one has no line.
+    /// Virtual servers; `None`: this virtual server has no line.
     Service(fn(&VirtualServerHealth) -> Option<u64>),
     Destination(fn(&RealServerHealth) -> u64),
     Check(fn(&CheckHealth) -> Option<f64>),
@@ -59,31 +57,50 @@ impl Family<Items> {
     /// Writes the lines of one virtual server.
     pub(super) fn write(&self, text: &mut Text, server: &VirtualServerHealth, limit: DestinationLimit) {
         let service = server.services.first().unwrap_or(&server.name);
-        if let Items::Service(value) = self.items {
-            value(server)
-                .into_iter()
-                .for_each(|value| text.sample(self.name, &[("service", service)], value));
-            return;
-        }
-        // The first ones in the file's order.
-        let shown = server.real_servers.len() - limit.left_out(&server.real_servers);
-        for real in &server.real_servers[..shown] {
-            let labels: [(_, &dyn Display); 2] = [("service", service), ("destination", &real.endpoint)];
-            if let Items::Destination(value) = self.items {
-                text.sample(self.name, &labels, value(real));
-                continue;
+        // The first real servers in the file's order.
+        let shown = &server.real_servers[..server.real_servers.len() - limit.left_out(&server.real_servers)];
+        match self.items {
+            Items::Service(value) => {
+                if let Some(value) = value(server) {
+                    text.sample(self.name, &[("service", service)], value);
+                }
             }
-            for (place, check) in real.checks.iter().enumerate() {
-                let number = place + 1;
-                let labels = [labels[0], labels[1], ("check", &number)];
-                match self.items {
-                    Items::Check(value) => {
-                        value(check).into_iter().for_each(|value| text.sample(self.name, &labels, value));
+            Items::Destination(value) => {
+                for real in shown {
+                    text.sample(
+                        self.name,
+                        &[("service", service), ("destination", &real.endpoint)],
+                        value(real),
+                    );
+                }
+            }
+            Items::Check(value) => {
+                for real in shown {
+                    for (number, check) in (1..).zip(&real.checks) {
+                        if let Some(value) = value(check) {
+                            text.sample(
+                                self.name,
+                                &[("service", service), ("destination", &real.endpoint), ("check", &number)],
+                                value,
+                            );
+                        }
                     }
-                    _ => {
-                        let state = check.state.name();
-                        let more: [(_, &dyn Display); 2] = [("probe", &check.probe), ("state", &state)];
-                        text.sample(self.name, &[&labels[..], &more].concat(), 1);
+                }
+            }
+            Items::State => {
+                for real in shown {
+                    for (number, check) in (1..).zip(&real.checks) {
+                        text.sample(
+                            self.name,
+                            &[
+                                ("service", service),
+                                ("destination", &real.endpoint),
+                                ("check", &number),
+                                ("probe", &check.probe),
+                                ("state", &check.state.name()),
+                            ],
+                            1,
+                        );
                     }
                 }
             }

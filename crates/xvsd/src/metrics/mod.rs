@@ -3,8 +3,8 @@
 //! The exporter ([`crate::metrics::exporter`]) builds a page for each scrape, from the workers' counters and the
 //! snapshot in force, without the control thread. A deleted service is not on the next page. Counters count from the
 //! daemon's start; `xvsadm -Z` does not affect them. A service that is deleted and added again starts at 0. Cost: less
-//! than a microsecond for each line; memory for one piece at a time, with any number of services. Not here: rates,
-//! which Prometheus computes.
+//! than a microsecond for each line; memory for one piece at a time, with any number of services. Not here: rates;
+//! Prometheus computes them.
 
 use std::sync::Arc;
 
@@ -24,13 +24,13 @@ mod process;
 mod services;
 mod text;
 
-/// What of the destinations is on a page.
+/// The lines of destinations on a page.
 #[derive(Debug, Clone, Copy)]
 pub struct Destinations {
-    /// At most this number of destinations of each service, the ones added first, have their own lines. The metrics of
-    /// the service include all of them.
+    /// The largest number of destinations of a service that have their own lines: the destinations added first. The
+    /// metrics of the service include all destinations.
     pub most: usize,
-    /// Whether they have the histogram of times until the first reply.
+    /// Whether destinations have the histogram of times until the first reply.
     pub response_times: bool,
 }
 
@@ -40,11 +40,10 @@ pub fn page(shared: &Shared, Destinations { most, response_times }: Destinations
     let limit = DestinationLimit(most);
     let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
     services.sort_unstable();
-    let left_out = snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum();
     let health = shared.health();
     let mut text = Text::default();
     process::text(&mut text);
-    director::write(&mut text, shared, &snapshot, health.as_ref(), left_out);
+    director::write(&mut text, shared, &snapshot, health.as_ref(), limit);
     if let Some(health) = &health {
         health::file(&mut text, health, limit);
     }
@@ -63,7 +62,7 @@ pub struct Page {
     services: Vec<ServiceKey>,
     /// The beginning of the next piece.
     text: Text,
-    /// The index of the next family in [`FAMILIES`] and then, counted on, in those of health.
+    /// The index of the next family in [`FAMILIES`], followed by [`health::FAMILIES`].
     family: usize,
     /// The index of the next item in `services`, or in the virtual servers of `health`.
     item: usize,

@@ -1,6 +1,6 @@
 //! The process's metrics (`process_*`), with the names and meanings of Prometheus' client libraries.
 //!
-//! Read from /proc/self for each page; values that cannot be read are left out. After a take-over they describe the
+//! Read from /proc/self for each page; values that cannot be read are left out. After a take-over they are those of the
 //! successor. Cost: three small files.
 //!
 //! Source: «Writing client libraries», section «Process metrics», in Prometheus' documentation; proc(5).
@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::text::{Family, Kind, Text, families};
 
-/// All these metrics.
+/// Writes the metrics of the process.
 pub(super) fn text(text: &mut Text) {
     let Ok(process) = Process::myself() else { return };
     let stat = process.stat().ok();

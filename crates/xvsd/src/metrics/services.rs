@@ -20,9 +20,10 @@ use crate::status::services::is_usable;
 pub(super) struct DestinationLimit(pub(super) usize);
 
 impl DestinationLimit {
-    /// The destinations of this service with their own lines: those added first, so that a shown one stays shown.
+    /// The destinations of this service with their own lines: the destinations added first, so that the lines of a
+    /// destination do not disappear.
     fn shown(self, service: &Service) -> &[Member] {
-        // IPVS's order: the one added last comes first.
+        // IPVS's order: the destination added last comes first.
         &service.members[self.left_out(&service.members)..]
     }
 
@@ -58,9 +59,11 @@ impl Family<Items> {
             Items::Destination(value) => {
                 let key = key.to_string();
                 for member in limit.shown(service) {
-                    let labels: [(_, &dyn Display); 2] =
-                        [("service", &key), ("destination", &member.endpoint)];
-                    text.sample(self.name, &labels, value(member));
+                    text.sample(
+                        self.name,
+                        &[("service", &key), ("destination", &member.endpoint)],
+                        value(member),
+                    );
                 }
             }
             Items::Responses => {
@@ -68,11 +71,14 @@ impl Family<Items> {
                 for member in limit.shown(service) {
                     let (counts, sum_micros) = member.live.responses.sum();
                     if counts.iter().any(|count| *count != 0) {
-                        let labels: [(_, &dyn Display); 2] =
-                            [("service", &key), ("destination", &member.endpoint)];
-                        let scale = 1e6 / RESPONSE_UNIT_MICROS as f64;
-                        let exponents = 0..RESPONSE_RANGES - 1;
-                        text.buckets(self.name, &labels, &counts, sum_micros as f64 / 1e6, exponents, scale);
+                        text.buckets(
+                            self.name,
+                            &[("service", &key), ("destination", &member.endpoint)],
+                            &counts,
+                            sum_micros as f64 / 1e6,
+                            0..RESPONSE_RANGES - 1,
+                            1e6 / RESPONSE_UNIT_MICROS as f64,
+                        );
                     }
                 }
             }
@@ -83,8 +89,7 @@ impl Family<Items> {
                         limit.shown(service).iter().find(|other| other.endpoint == member.endpoint)
                     });
                     if other.is_none() || key.family() == AddressFamily::V4 {
-                        let sum = value(member) + other.map_or(0, value);
-                        backend(self.name, text, key, member, sum);
+                        backend(self.name, text, key, member, value(member) + other.map_or(0, value));
                     }
                 }
             }
@@ -92,22 +97,19 @@ impl Family<Items> {
     }
 }
 
-/// The service of the same mark and the other family, which has the same labels in node_exporter. If a tunnel connects
+/// The service with the same mark and the other family, which has the same labels in node_exporter. If a tunnel connects
 /// both to the same destination, one line has the sum of their values.
 fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
-    match key {
-        ServiceKey::Address { .. } => None,
-        ServiceKey::Mark { mark, family: AddressFamily::V4 } => {
-            Some(ServiceKey::Mark { mark, family: AddressFamily::V6 })
-        }
-        ServiceKey::Mark { mark, family: AddressFamily::V6 } => {
-            Some(ServiceKey::Mark { mark, family: AddressFamily::V4 })
-        }
-    }
+    let ServiceKey::Mark { mark, family } = key else { return None };
+    let family = match family {
+        AddressFamily::V4 => AddressFamily::V6,
+        AddressFamily::V6 => AddressFamily::V4,
+    };
+    Some(ServiceKey::Mark { mark, family })
 }
 
 fn backend(name: &str, text: &mut Text, key: ServiceKey, member: &Member, value: u64) {
-    // A mark service has no address, port 0, and its mark in eight hexadecimal digits.
+    // A mark service has no address and the port 0. The label of its mark has eight hexadecimal digits.
     let (address, port, proto, mark): (&dyn Display, u16, &dyn Display, &dyn Display) = match &key {
         ServiceKey::Address { protocol, endpoint } => {
             (&endpoint.addr.to_canonical(), endpoint.port, protocol, &"")

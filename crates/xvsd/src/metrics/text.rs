@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// A metric family: all lines of one name. `items` select what has a line, and read its value.
+/// A metric family: all lines with one name. `items` select the objects that have a line, and read their values.
 pub(super) struct Family<Items> {
     pub(super) kind: Kind,
     pub(super) name: &'static str,
@@ -57,7 +57,7 @@ impl<Items> Family<Items> {
 /// A label: name and value.
 pub(super) type Label<'a> = (&'static str, &'a dyn Display);
 
-/// The text of a page, as far as it is written.
+/// The lines of a page that are written so far.
 #[derive(Default)]
 pub(super) struct Text(String);
 
@@ -98,7 +98,7 @@ impl Text {
         );
     }
 
-    /// As [`Self::histogram`], with these numbers in the ranges, and this sum in the metric's unit.
+    /// Writes a histogram as [`Self::histogram`], with these counts in the ranges, and this sum in the metric's unit.
     pub(super) fn buckets(
         &mut self,
         name: &str,
@@ -111,15 +111,18 @@ impl Text {
         let all: u64 = counts.iter().sum();
         for exponent in exponents {
             let bound = (1_u64 << exponent) as f64 / scale;
-            let count: u64 = counts[..=exponent].iter().sum();
-            self.line(&[name, "_bucket"], &[labels, &[("le", &bound)]].concat(), count);
+            self.line(
+                &[name, "_bucket"],
+                &[labels, &[("le", &bound)]].concat(),
+                counts[..=exponent].iter().sum::<u64>(),
+            );
         }
         self.line(&[name, "_bucket"], &[labels, &[("le", &"+Inf")]].concat(), all);
         self.line(&[name, "_sum"], labels, sum);
         self.line(&[name, "_count"], labels, all);
     }
 
-    /// Its length in bytes.
+    /// The length in bytes.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
