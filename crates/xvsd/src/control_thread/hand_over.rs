@@ -1,10 +1,10 @@
 //! The running xvsd's side of a hand-over to a successor (`xvsd --take-over`).
 //!
-//! Runs on the control thread, which does nothing else meanwhile: changes of the configuration and results of health
-//! checks wait until the take-over has succeeded or failed. First the successor prepares, while the workers forward.
-//! Then the workers close their sockets, and nothing uses the table. If the successor ends before the last step, or a
-//! step takes too long, the workers forward again. If the successor has already taken the table, this process executes
-//! xvsd anew, as after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+//! The hand-over occupies the control thread: changes of the configuration and results of health checks wait until the
+//! take-over has succeeded or failed. First the successor prepares, while the workers forward. Then the workers close
+//! their sockets, and no process uses the table. If the successor ends before the last step, or a step takes too long,
+//! the workers forward again. If the successor has already taken the table, this process executes xvsd anew, as after a
+//! kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
 
 use std::os::unix::process::CommandExt;
 use std::process;
@@ -29,9 +29,9 @@ use crate::shared::Shared;
 use crate::socket::peer::Peer;
 use crate::workers::system::SystemDatapath;
 
-/// How long the reply to `xvs reload` may take. The successor forwards already.
+/// The time for sending the reply to `xvs reload` before this process ends. The successor forwards already.
 const REPLY: Duration = Duration::from_millis(200);
-/// Interval of looking whether the successor still runs.
+/// Interval of checking whether the successor still runs.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A process that takes over.
@@ -42,37 +42,39 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    /// The client as one.
+    /// The client of this connection as a successor.
     ///
     /// # Errors
-    /// It may not take over, or has ended.
+    /// The client may not take over, or has ended.
     pub(crate) fn of(peer: &Peer) -> Result<Self, CommandError> {
-        let number = u32::try_from(peer.pid).unwrap_or(0);
         match &peer.process {
-            Some(process) => Ok(Self { number, process: process.clone() }),
+            Some(process) => {
+                Ok(Self { number: u32::try_from(peer.pid).unwrap_or(0), process: process.clone() })
+            }
             None => Err(CommandError::failed(
                 "only root and the user of xvsd may take over; `xvs reload` lets xvsd start a successor itself",
             )),
         }
     }
 
-    /// Refuses its step, and lets it print why and end. Returns the reason.
+    /// Refuses a step of the successor, and waits until the successor has printed the reason and ended. Returns the
+    /// reason.
     fn refuse(&self, reply: &Sender<Result<(), CommandError>>, why: String) -> String {
         let _ = reply.send(Err(CommandError::failed(&why)));
         let _ = self.process.ends_within(END);
         why
     }
 
-    /// Whether it is the same client.
+    /// Whether both are one process.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.process, &other.process)
     }
 }
 
-/// A step of a process that takes over, and where its result goes.
+/// A step of a process that takes over, and the channel for the result of the step.
 pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
 
-/// How far it has come.
+/// The state of a hand-over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Preparing,
@@ -81,8 +83,8 @@ enum Stage {
 }
 
 impl ControlThread {
-    /// Hands over to this process, which sends its further steps by `steps`, unless the journal lacks changes; `ready`
-    /// gets which. Returns if the hand-over fails.
+    /// Hands over to this process, which sends its further steps via `steps`. If the journal lacks changes, the hand-over
+    /// does not begin, and `ready` receives the error. Returns if the hand-over fails.
     pub(crate) fn hand_over(
         &mut self,
         successor: &Successor,
@@ -104,24 +106,24 @@ impl ControlThread {
         let Successor { number, process } = successor;
         tracing::info!("process {number} prepares to take over; changes wait until then");
         let shared = self.shared.clone();
-        // They have their own reasons to end connections; while these are held, they do not.
+        // The locks of the table's reader and of the sweeper: while they are held, neither removes connections.
         let mut quiet = None;
         let mut stage = Stage::Preparing;
-        // Whether the successor need not read the connection table.
+        // Whether the table is in order, so that the successor need not read it.
         let mut is_left = false;
         let Limits { preparation, step } = shared.hand_over_limits();
         let mut until = Instant::now() + preparation;
-        // What does not change until the pause needs no time in it.
+        // Most numbers do not change until the pause. Saving them now makes the pause shorter.
         self.control.save_numbers();
         let why = loop {
             shared.handing_over.count_turn();
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
-                    // While the workers still forward. The successor adds what is counted from now on.
+                    // The workers still forward. The successor adds the packets that are counted from now on.
                     shared.record_last_hour();
                     shared.keep_last_hour();
                     quiet = Some((lock(shared.reader()), lock(&shared.sweeping)));
-                    // From now on the workers' sockets have to be opened again if this fails.
+                    // If the hand-over fails from now on, the workers' sockets are opened again.
                     stage = Stage::Paused;
                     is_left = match self.pause_workers() {
                         Ok(is_left) => is_left,
@@ -129,12 +131,12 @@ impl ControlThread {
                     };
                     until = Instant::now() + step;
                     let _ = reply.send(Ok(()));
-                    // Read after the next step, while the successor waits for the kernel.
+                    // The successor reads the numbers after its next step; until then it waits for the kernel.
                     self.control.save_numbers();
                 }
                 Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
                     if is_left && !self.control.keeps_numbers() {
-                        // The successor would begin with the counts of connections from before.
+                        // The successor would begin with outdated counts of connections.
                         break successor
                             .refuse(&reply, "the numbers of connections cannot be saved".to_owned());
                     }
@@ -144,18 +146,17 @@ impl ControlThread {
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
                     successor::announce_main(*number);
                     let _ = reply.send(Ok(()));
-                    // It sends what was announced here.
+                    // The master's thread sends the remaining announcements before it ends.
                     self.control.datapath().stop_master();
                     tracing::info!("process {number} has taken over: ending");
                     let reload = lock(&shared.taken_over).take();
-                    let wait =
-                        if reload.is_some_and(|reload| reload.send(Ok(())).is_ok()) { REPLY } else { LOOK };
-                    // For the reply and the log. No destructor runs: it would take from the successor what it has.
-                    thread::sleep(wait);
+                    let has_sent = reload.is_some_and(|reload| reload.send(Ok(())).is_ok());
+                    // Time for the reply and the log. No destructor runs: it would release the successor's resources.
+                    thread::sleep(if has_sent { REPLY } else { LOOK });
                     process::exit(0);
                 }
                 Ok((step, reply)) => {
-                    let why = format!("the step {step:?} does not follow {stage:?}");
+                    let why = format_args!("the step {step:?} does not follow {stage:?}");
                     let _ = reply.send(Err(CommandError::failed(why)));
                 }
                 Err(RecvTimeoutError::Timeout) if process.has_ended() => break "it has ended".to_owned(),
@@ -166,18 +167,18 @@ impl ControlThread {
                 Err(RecvTimeoutError::Disconnected) => break "it has given up".to_owned(),
             }
         };
-        // From now on another successor waits for this thread.
+        // From now on the first step of another successor is accepted, and waits for this thread.
         shared.handing_over.end();
         tracing::warn!("process {number} does not take over: {why}; this process continues");
-        // The successor must take nothing from now on. One that prepares has taken nothing, and its next step is
-        // refused.
+        // The successor must take nothing from now on. A successor that prepares has taken nothing, and its next step
+        // is refused.
         if stage != Stage::Preparing {
             process.kill();
         }
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
-            // The successor's programs began a hold when they came into force; this process's begin one now, for the
-            // new start.
+            // The hold of the successor's programs began when they came into force. The hold of this process's programs
+            // begins now, for the new start.
             let SystemDatapath { workers, steering, .. } = self.control.datapath();
             workers.restore_programs(steering);
             begin_anew();
@@ -188,17 +189,18 @@ impl ControlThread {
         }
     }
 
-    /// Makes the workers close their sockets. Returns whether the connection table is left in order, so that the
-    /// successor need not read it.
+    /// Makes the workers close their sockets. Returns whether the connection table is in order, so that the successor
+    /// need not read it.
     ///
     /// # Errors
     /// A worker hangs.
     fn pause_workers(&mut self) -> Result<bool, DaemonError> {
         self.control.datapath().workers.pause()?;
-        // The successor has the whole hold until its own programs are in force.
+        // The successor has the whole hold until the programs of the successor are in force.
         self.beat();
         self.control.datapath().daemons.leave_table();
-        // Otherwise the successor reads it: clients' connections are counted nowhere else.
+        // With limits for clients the successor reads the table, because each client's connections are counted there
+        // alone.
         let is_left = !self.control.counts_clients() && self.control.keeps_numbers();
         if is_left {
             self.shared.table().leave(self.shared.now());
@@ -225,7 +227,7 @@ impl ControlThread {
     }
 }
 
-/// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
+/// Replaces this process by a new one with the same command line, which starts as after a kill.
 fn begin_anew() -> ! {
     let mut command = successor::command();
     let error = pass_on(&mut command)

@@ -1,4 +1,4 @@
-//! The interfaces with offload, as the network, the settings and the losses allow.
+//! The offload of interfaces: enabled and disabled by the network, the settings and the losses.
 
 use xvs_model::report::status::{BondMember, InterfaceOffload};
 use xvs_proto::network::Network;
@@ -8,7 +8,8 @@ use crate::offload::Offloading;
 use crate::workers::system::SystemDatapath;
 
 impl ControlThread {
-    /// Ends the offload to interfaces that refuse what the program forwards, and begins it on those that take it now.
+    /// Ends the offload to interfaces that refuse frames of the XDP program, and begins it on interfaces that accept them
+    /// now.
     pub(super) fn follow_losses(&mut self) {
         if !is_due(&mut self.losses_after, LOSSES_INTERVAL) {
             return;
@@ -39,7 +40,7 @@ pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
     let Some(offload) = &datapath.offload else { return };
     for link in &mut network.links {
         if let Some(attached) = datapath.workers.attached(link.ifindex) {
-            // Egress knows which links are of a bond.
+            // The egress has the members of bonds.
             let part = offload.part_of(attached, None);
             (link.offloads, link.generic) = (part.offloads, part.generic);
             link.takes_redirected = part.takes_redirected;
@@ -47,7 +48,7 @@ pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
     }
 }
 
-/// How the interface of this index takes part. `None`: there is no offload.
+/// The offload status of the interface with this index. `None`: there is no offload.
 pub(super) fn status(
     datapath: &SystemDatapath,
     ifindex: u32,
@@ -55,6 +56,8 @@ pub(super) fn status(
 ) -> Option<InterfaceOffload> {
     let offload = datapath.offload.as_ref()?;
     let attached = datapath.workers.attached(ifindex)?;
-    let why_not = offload.part_of(attached, bond).why_not;
-    Some(InterfaceOffload { why_not, refused_packets: offload.lost(ifindex) })
+    Some(InterfaceOffload {
+        why_not: offload.part_of(attached, bond).why_not,
+        refused_packets: offload.lost(ifindex),
+    })
 }

@@ -1,4 +1,5 @@
-//! Pins at the start: the folder of this director's pins, and the error about a pin of another director.
+//! Pins of XDP programs at the start: the directory of this director's pins, and the error about a pin of another
+//! director.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use xvs_xdp::pins::{Pins, folder, folder_or_mount};
 
 use crate::error::DaemonError;
 
-/// Why no hold is possible.
+/// A reason why the XDP programs cannot be pinned.
 #[derive(Debug, Error)]
 pub(crate) enum NoPins {
     #[error(
@@ -32,14 +33,12 @@ pub(crate) enum NoPins {
 /// The pins of this director. Without a hold: `None`, and pins of an earlier process are removed.
 pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, NoPins> {
     let director = name_of(&config.socket);
-    let hold = config.hold.duration();
-    if hold == Duration::ZERO {
+    if config.hold.duration() == Duration::ZERO {
         match folder().map(|folder| Pins::of(&folder, &director).release()).transpose() {
             Ok(released) => {
-                released
-                    .unwrap_or_default()
-                    .iter()
-                    .for_each(|interface| tracing::info!("{interface}: the hold has ended, hold = 0"));
+                for interface in released.unwrap_or_default() {
+                    tracing::info!("{interface}: the hold has ended, hold = 0");
+                }
             }
             Err(error) => tracing::warn!("pins of an earlier xvsd cannot be removed: {error}"),
         }
@@ -52,7 +51,8 @@ pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, NoPi
     }
 }
 
-/// The error of an interface that cannot be attached: it names the director whose program is pinned there.
+/// The error of an interface that cannot be attached. If another director's program is pinned there, the error names
+/// that director.
 pub(crate) fn explained(error: AttachError) -> DaemonError {
     match error {
         AttachError::Occupied {

@@ -1,16 +1,16 @@
 //! The start of forwarding: the order of a start, and of a take-over from a running xvsd.
 //!
 //! 1. *Prepared.* The programs are loaded and the services entered; another process may still forward and use the
-//!    connection table. A take-over ends this stage: the running xvsd closes its sockets, which it can open again.
+//!    connection table. At the end of this stage, the running xvsd closes its sockets, which it can open again.
 //! 2. *Paused.* No process forwards or uses the table; the XDP program holds the frames of services. The table is read,
-//!    the sockets are opened, and the programs of this process come into force, which begins the hold anew, without the
-//!    time of the preparation. Beats continue while the table is read, so reading may take longer than the hold; a
+//!    the sockets are opened, and the programs of this process come into force. This begins a new hold, which excludes
+//!    the time of the preparation. Beats continue while the table is read, so reading may take longer than the hold; a
 //!    process that hangs does not beat.
-//! 3. *Owning.* The table belongs to this process. Workers, the sweeper, listings and the sender of synchronization get
-//!    their handles of it only now. The former xvsd cannot simply continue any more.
+//! 3. *Owning.* The table belongs to this process. Only now do workers, the sweeper, listings and the sender of
+//!    synchronization get handles of the table. The former xvsd can continue only after a new start.
 //!
-//! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: the running
-//! xvsd's side (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
+//! After a failure in the first two stages, the running xvsd continues with its programs. Not here: the hand-over by the
+//! running xvsd (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
 
 use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};
@@ -30,11 +30,11 @@ use crate::sweeping::Sweeping;
 use crate::workers::system::SystemDatapath;
 
 impl ControlThread {
-    /// Begins to forward. Everything that the kernel may refuse comes before the table is taken from a running xvsd.
+    /// Begins to forward. Every step that the kernel may refuse comes before the table is taken from a running xvsd.
     pub(crate) fn serve(&mut self, mut take_over: Option<TakeOver>) -> Result<Option<TakeOver>, DaemonError> {
         let Some((start, table)) = self.start.take() else { return Ok(take_over) };
         if take_over.is_some() {
-            // The running xvsd has the networks that it has read.
+            // The running xvsd still has the contents of list files that have a fault now.
             self.control.require_list_files().map_err(DaemonError::Lists)?;
         }
         let workers = &mut self.control.datapath().workers;
@@ -45,7 +45,7 @@ impl ControlThread {
 
         let SystemDatapath { workers, steering, .. } = self.control.datapath();
         let (ports, table, former) = match &take_over {
-            // All this at the time in which the kernel frees the queues.
+            // The kernel frees the queues in the meantime.
             Some(_) => thread::scope(|scope| {
                 let survey = thread::Builder::new()
                     .spawn_scoped(scope, || surveyed(table, &hold, &clock))
@@ -88,7 +88,7 @@ impl ControlThread {
         self.show_workers(worker_facts);
         let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
         self.control.datapath().adopt_neighbours(&links);
-        // It is known now whether frames are copied.
+        // Since the sockets are open, it is certain whether frames are copied.
         self.update_network();
         Ok(take_over)
     }
@@ -101,14 +101,14 @@ impl ControlThread {
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
             let attached = workers.attached_at(index);
             interface.pinned = attached.is_pinned();
-            // Another than it was to be, if a driver has refused a changed one.
+            // The mode differs from the configured one if the driver has refused a change.
             interface.mode = attached.mode().to_string();
             interface.why_not_native = attached.native_refused().map(ToString::to_string);
         }
     }
 }
 
-/// Reads the table, while the hold goes on.
+/// Reads the table, with beats that prolong the hold.
 fn surveyed(table: PausedTable, hold: &Hold, clock: &Clock) -> SurveyedTable {
     table.survey(clock.now(), || hold.beat(clock.elapsed()))
 }
@@ -117,7 +117,7 @@ fn used_records(former: Vec<FormerRecords>) -> Vec<UsedRecords> {
     former.into_iter().map(FormerRecords::find_used).collect()
 }
 
-/// What a thread returns.
+/// Waits for a thread, and returns its result.
 fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
