@@ -20,6 +20,7 @@ use crate::socket::Peer;
 
 /// Slots of each worker: packets that may wait to be read.
 const SLOTS: usize = 1024;
+
 /// The captures that are on.
 #[derive(Default)]
 pub(crate) struct ActiveCaptures(Mutex<Vec<Arc<Capture>>>);
@@ -55,8 +56,9 @@ impl ActiveCaptures {
     ) -> Result<(Listener, ActiveCapture<'a>), CommandError> {
         let mut list = lock(&self.0);
         if list.len() >= MOST {
-            let why = format!("{MOST} captures are running, the maximum; end one");
-            return Err(CommandError::Failed { why });
+            return Err(CommandError::failed(format_args!(
+                "{MOST} captures are running, the maximum; end one"
+            )));
         }
         // The slots are allocated here, so that refused requests cost no memory.
         let shared = daemon.shared();

@@ -1,8 +1,7 @@
-//! Dispatch of requests: each goes to the part of the daemon that answers it.
+//! Dispatch of requests to the parts of the daemon that answer them.
 //!
-//! Changes, and requests about the desired state, go to the control thread. Connections, counters and status are read
-//! by the thread that serves the client, so that they delay no command. While the daemon starts, requests are
-//! refused.
+//! Changes, and requests about the desired state, go to the control thread. The thread that serves the client reads
+//! connections, counters and status, so these requests delay no command. While the daemon starts, requests are refused.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -44,20 +43,20 @@ use crate::status;
 use crate::status::daemon_facts::daemon_facts;
 use crate::status::traffic::traffic;
 
-/// Upper limit of the time in which `xvs healthy` expects progress of all threads.
+/// The longest time in which `xvs healthy` may expect progress of all threads.
 const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// Dispatch of the requests to the daemon.
+/// The handler of requests to the daemon.
 pub struct Dispatch {
     daemon: OnceLock<Handle>,
     captures: ActiveCaptures,
     stop: Sender<Stop>,
-    /// Where the steps of a process go that takes over.
+    /// The process that takes over, and the channel for its steps.
     successor: Mutex<Option<(Successor, Sender<Step>)>>,
 }
 
 impl Dispatch {
-    /// Refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
+    /// A handler that refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
     pub fn new(stop: Sender<Stop>) -> Self {
         Self {
             daemon: OnceLock::new(),
@@ -78,7 +77,8 @@ impl Dispatch {
     }
 }
 
-/// A part of the daemon. A successor has its socket some moments before its parts; clients wait for them.
+/// A part of the daemon, as soon as it has started. A successor binds its socket some moments before its parts start;
+/// clients wait for the parts in the meantime.
 fn once_started<T>(part: impl Fn() -> Option<T>) -> Result<T, CommandError> {
     let until = Instant::now() + STARTING;
     loop {
@@ -90,7 +90,7 @@ fn once_started<T>(part: impl Fn() -> Option<T>) -> Result<T, CommandError> {
     }
 }
 
-/// How long a client waits for a daemon that is starting, and the time between two looks.
+/// How long a client waits for a daemon that is starting, and the interval of checking whether it has started.
 const STARTING: Duration = Duration::from_millis(700);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -103,8 +103,7 @@ impl Handler for Dispatch {
             Request::Health => Reply::Health(shared.health()),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LIVENESS_TIMEOUT_MAX);
-                liveness::check(daemon, patience)
-                    .map_err(|stalled| CommandError::Failed { why: stalled.to_string() })?;
+                liveness::check(daemon, patience).map_err(CommandError::failed)?;
                 Reply::Done
             }
             Request::Traffic => Reply::Traffic(Box::new(traffic(shared))),
@@ -125,17 +124,19 @@ impl Handler for Dispatch {
                 Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer))
             }
             Request::LocalUse => {
-                let known = daemon.ask(question::local_addresses())?;
-                let exhausted =
-                    shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
-                Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum()))
+                let addresses = daemon.ask(question::local_addresses())?;
+                let exhausted = shared
+                    .workers()
+                    .iter()
+                    .map(|counters| counters.dropped(DropReason::NoLocalPort).value())
+                    .sum();
+                Reply::LocalUse(local_addresses::report(&addresses, shared.reader(), exhausted))
             }
             Request::Reload | Request::ReloadAcceptingLoss => {
                 once_started(|| shared.reload.get())?;
-                let line = request_line(&request);
                 let loss = if request == Request::Reload { Loss::Refused } else { Loss::Accepted };
                 let answer = daemon.reload(loss);
-                record(daemon, line, answer.as_ref().err(), peer);
+                record(daemon, request_line(&request), answer.as_ref().err(), peer);
                 Reply::Reloaded(answer?)
             }
             Request::Fleet(wanted) => Reply::Fleet(change_fleet(daemon, wanted, peer)?),
@@ -205,16 +206,20 @@ impl Dispatch {
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);
         }
-        let watchdog_millis =
-            daemon.shared().watchdog.get().and_then(|time| u64::try_from(time.as_millis()).ok());
-        Ok(Reply::Prepares { watchdog_millis })
+        Ok(Reply::Prepares {
+            watchdog_millis: daemon
+                .shared()
+                .watchdog
+                .get()
+                .and_then(|time| u64::try_from(time.as_millis()).ok()),
+        })
     }
 
-    /// Lets the daemon end.
+    /// Makes the daemon end.
     fn stop(&self, release: bool, requester: &Requester) {
         log_changes([(request_line(&Request::Stop { release }), None)], requester);
         let ending = if release { Ending::Release } else { Ending::Hold };
-        // A full channel: it is ending already.
+        // If the channel is full, the daemon is ending already.
         let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
     }
 }
@@ -228,7 +233,7 @@ fn status_of(daemon: &Handle) -> StatusReport {
     StatusReport { rules, settings: facts.settings.to_vec(), ..report }
 }
 
-/// What would happen to a packet, with what is known of the chosen real server.
+/// The path and the verdict of a packet, with the state of the chosen real server.
 fn explained(shared: &Shared, question: &Question) -> Result<Report, CommandError> {
     let snapshot = shared.published.load_full();
     let live = Live {
@@ -266,19 +271,18 @@ fn change_fleet(daemon: &Handle, wanted: FleetRequest, peer: &Peer) -> Result<u6
 fn record(daemon: &Handle, line: String, error: Option<&CommandError>, peer: &Peer) {
     let shared = daemon.shared();
     let requester = requester(peer);
-    let refused = error.and_then(CommandError::refusal).map(ToString::to_string);
-    let change = [(line, refused)];
+    let change = [(line, error.and_then(CommandError::refusal).map(ToString::to_string))];
     log_changes(change.clone(), &requester);
     shared.events.record_all(Kind::Change, shared.published.load().epoch, Some(&requester), change);
 }
 
-/// Ends connections, and logs the requester.
+/// Ends connections, and records that with the requester in the log and the events.
 fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer) -> Ended {
     let shared = daemon.shared();
     let snapshot = shared.published.load_full();
-    let done = end(shared.reader(), &snapshot, shared.now(), filter, mode, &shared.swept.drained);
+    let done @ Ended { ended, marked } =
+        end(shared.reader(), &snapshot, shared.now(), filter, mode, &shared.swept.drained);
     shared.free_ended();
-    let Ended { ended, marked } = done;
     let what = match mode {
         EndMode::Silent => format!("ended {ended} {filter}"),
         EndMode::Reset => {
@@ -291,14 +295,14 @@ fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer)
     done
 }
 
-/// The process of the client. It waits for the reply, so its process id is still its own.
+/// The process of the client. The process waits for the reply, so its id is not used by another process.
 fn requester(peer: &Peer) -> Requester {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
     let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
     Requester { uid: peer.uid, pid: peer.pid, program }
 }
 
-/// The differences between the rules file as it is now and the desired state.
+/// The differences between the current rules file and the desired state.
 fn rules_status(file: &Path, daemon: &Handle) -> RulesStatus {
     let found = match fs::read_to_string(file) {
         Ok(text) => compare_rules(&text, daemon),

@@ -35,13 +35,15 @@ impl Folder {
             _ => Path::new("."),
         };
         fs::create_dir_all(path).map_err(StartError::system("mkdir", path))?;
-        let folder = own_folder::open(path, Writers::Owner)?;
-        let name = socket.file_name().ok_or_else(|| StartError::NotASocket(socket.to_owned()))?;
-        Ok(Self { folder, name: name.to_owned(), socket: socket.to_owned() })
+        Ok(Self {
+            folder: own_folder::open(path, Writers::Owner)?,
+            name: socket.file_name().ok_or_else(|| StartError::NotASocket(socket.to_owned()))?.to_owned(),
+            socket: socket.to_owned(),
+        })
     }
 
-    /// Binds the socket. It has another name until its group and mode are set. Then it replaces a stale one, so that no
-    /// client finds none while this process takes over.
+    /// Binds the socket. The socket has another name until its group and mode are set. Then it replaces a stale socket,
+    /// so that clients always find a socket while this process takes over.
     pub(super) fn bind(&self, group: Option<u32>, mode: u32) -> Result<UnixListener, StartError> {
         let new = beside(Path::new(&self.name), ".new").into_os_string();
         if self.has_socket(&new)? {
@@ -76,8 +78,7 @@ impl Folder {
                 .map_err(self.failed("chown"))?;
         }
         // fchmod(2) refuses a descriptor that is only a location (O_PATH).
-        let place = format!("/proc/self/fd/{}", socket.as_raw_fd());
-        fs::set_permissions(place, Permissions::from_mode(mode))
+        fs::set_permissions(format!("/proc/self/fd/{}", socket.as_raw_fd()), Permissions::from_mode(mode))
             .map_err(StartError::system("chmod", &self.socket))?;
         renameat(&self.folder, new, &self.folder, &self.name).map_err(self.failed("rename"))
     }

@@ -58,6 +58,7 @@ use crate::threads::spawn_stoppable;
 
 pub use crate::socket::peer::Peer;
 pub use crate::socket::start_error::StartError;
+
 /// Answers requests. Called from many threads at once, each of which serves one client.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. The server has checked that `peer` may send it.
@@ -75,7 +76,7 @@ pub trait Handler: Send + Sync + 'static {
     fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
     -> Result<(), CommandError>;
 
-    /// Like [`Self::connections`], for those that match, each with its detail.
+    /// Passes every connection that matches `filter` to `each`, with its details, like [`Self::connections`].
     ///
     /// # Errors
     ///
@@ -106,7 +107,7 @@ pub trait Handler: Send + Sync + 'static {
         _: &Peer,
         _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
-        Err(CommandError::Failed { why: "a director in memory has no packet capture".to_owned() })
+        Err(CommandError::failed("a director in memory has no packet capture"))
     }
 }
 
@@ -154,8 +155,8 @@ impl Settings {
 /// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped in this order: the socket is removed before the lock is released, otherwise it could be the next
-    // server's.
+    // Dropped in this order: the socket is removed before the lock is released. Otherwise the next server's socket could
+    // be removed.
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -203,12 +204,12 @@ impl Server {
         });
         let accepting = {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
-            let run = move || {
-                // The threads of clients inherit it.
+            spawn_stoppable("control-accept", move || {
+                // The threads of clients inherit the limits.
                 limit_thread(Kind::Reader);
                 accept(&listener, &shared, &handler);
-            };
-            spawn_stoppable("control-accept", run).map_err(StartError::system("thread for", &path))?
+            })
+            .map_err(StartError::system("thread for", &path))?
         };
         Ok(Self { listener, accepting: Some(accepting), shared, folder, _lock: held })
     }
@@ -273,10 +274,10 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
         };
         let Some(client) = Client::register(stream, peer, shared, &mut silent) else { continue };
         let handler = Arc::clone(handler);
-        let served = thread::Builder::new()
+        if let Err(error) = thread::Builder::new()
             .name("control-client".to_owned())
-            .spawn(move || client.serve(handler.as_ref()));
-        if let Err(error) = served {
+            .spawn(move || client.serve(handler.as_ref()))
+        {
             tracing::warn!(%error, "no thread for a control client");
         }
     }
@@ -344,37 +345,36 @@ impl Client {
 
     /// Answers requests until the client disconnects or exceeds a bound.
     fn serve(&self, handler: &dyn Handler) {
-        let settings = &self.shared.settings;
-        let (peer, pid) = (&self.peer, self.peer.pid);
-        let limit = match peer.access {
+        let Shared { settings, large, .. } = &*self.shared;
+        let pid = self.peer.pid;
+        let limit = match self.peer.access {
             Access::Change => settings.request_limit_bytes,
             Access::Read => READER_LIMIT_BYTES.min(settings.request_limit_bytes),
         };
         loop {
             let mut incoming =
                 Incoming { client: self, first: settings.idle, rest: settings.transfer, until: None };
-            let (frame, room) =
-                match read_admitted(&mut incoming, |bytes| self.shared.large.take(bytes, limit)) {
-                    Ok(Some(read)) => read,
-                    Ok(None) => return,
-                    Err(FrameError::TooLong { bytes, limit }) => {
-                        let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
-                        // The start of the next message is unknown, so the connection ends after this reply.
-                        let _ = self.send(Err(refused), Part::Last);
-                        return;
-                    }
-                    Err(FrameError::NoRoom) => {
-                        let why = "other clients send as much as all may send at a time; try again";
-                        let _ = self.send(Err(CommandError::failed(why)), Part::Last);
-                        return;
-                    }
-                    Err(FrameError::Io(error)) => {
-                        tracing::debug!(pid, %error, "control client dropped");
-                        return;
-                    }
-                };
+            let (frame, room) = match read_admitted(&mut incoming, |bytes| large.take(bytes, limit)) {
+                Ok(Some(read)) => read,
+                Ok(None) => return,
+                Err(FrameError::TooLong { bytes, limit }) => {
+                    let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
+                    // The start of the next message is unknown, so the connection ends after this reply.
+                    let _ = self.send(Err(refused), Part::Last);
+                    return;
+                }
+                Err(FrameError::NoRoom) => {
+                    let why = "other clients send as much as all may send at a time; try again";
+                    let _ = self.send(Err(CommandError::failed(why)), Part::Last);
+                    return;
+                }
+                Err(FrameError::Io(error)) => {
+                    tracing::debug!(pid, %error, "control client dropped");
+                    return;
+                }
+            };
             let sent = Instant::now();
-            if let Err(error) = self.answer(&frame, peer, handler) {
+            if let Err(error) = self.answer(&frame, handler) {
                 tracing::debug!(pid, %error, "control client dropped");
                 return;
             }
@@ -383,7 +383,7 @@ impl Client {
         }
     }
 
-    /// Returns whether the client still has its slot.
+    /// Records since when the client has been idle. Returns whether it still has its slot.
     fn set_idle_since(&self, idle_since: Option<Instant>) -> bool {
         let mut clients = lock(&self.shared.clients);
         let Some(served) = clients.served.get_mut(&self.number) else { return false };
@@ -392,7 +392,8 @@ impl Client {
         true
     }
 
-    fn answer(&self, frame: &[u8], peer: &Peer, handler: &dyn Handler) -> io::Result<()> {
+    fn answer(&self, frame: &[u8], handler: &dyn Handler) -> io::Result<()> {
+        let peer = &self.peer;
         let request = match decode::<RequestMessage>(frame) {
             Ok(message) => message.request,
             Err(refused) => return self.send(Err(refused), Part::Last),
@@ -412,7 +413,7 @@ impl Client {
                 Ok(listener) => self.stream_events(listener),
                 Err(refused) => self.send(Err(refused), Part::Last),
             },
-            Request::Capture(wanted) => self.stream_packets(handler, &wanted, peer),
+            Request::Capture(wanted) => self.stream_packets(handler, &wanted),
             request => self.send(handler.handle(request, peer), Part::Last),
         }
     }
@@ -500,7 +501,7 @@ fn remaining(until: Instant) -> io::Result<Duration> {
     }
 }
 
-/// The longest request of clients that may only read: every query is shorter.
+/// The longest request of clients that may only read. Every query is shorter.
 pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 
 /// Clients at one time.

@@ -23,12 +23,12 @@ pub struct Peer {
     pub uid: u32,
     /// The permitted requests.
     pub access: Access,
-    /// The process, if it may take over: root's, or that of the daemon's own user. A member of the group may not,
-    /// because xvsd kills a process whose take-over fails.
+    /// The process, if it may take over: a process of root or of the daemon's user. Members of the group may not take
+    /// over, because xvsd kills a process whose take-over fails.
     pub(crate) process: Option<Arc<Process>>,
 }
 
-/// Users that may request changes: root, the daemon's own user, and the members of one group.
+/// Users that may request changes: root, the daemon's user, and the members of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
     own_uid: u32,
@@ -55,10 +55,16 @@ impl Rules {
     pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
         let uid = credentials.uid();
-        let access = self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?);
-        let number = u32::try_from(credentials.pid()).ok().filter(|_| self.may_take_over(uid));
-        let process = number.and_then(|number| Process::of_peer(stream, number).ok()).map(Arc::new);
-        Ok(Peer { pid: credentials.pid(), uid, access, process })
+        Ok(Peer {
+            pid: credentials.pid(),
+            uid,
+            access: self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?),
+            process: u32::try_from(credentials.pid())
+                .ok()
+                .filter(|_| self.may_take_over(uid))
+                .and_then(|number| Process::of_peer(stream, number).ok())
+                .map(Arc::new),
+        })
     }
 
     fn may_take_over(self, uid: u32) -> bool {

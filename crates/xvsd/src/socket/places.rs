@@ -24,18 +24,19 @@ pub(super) struct Clients {
 pub(super) struct Served {
     pub(super) stream: UnixStream,
     pub(super) peer: Peer,
-    /// When it connected or sent its last request, if the server waits for the next one; `None` if a request arrives or
-    /// is carried out.
+    /// When the client connected or sent its last request, if the server waits for the next one; `None` if a request
+    /// arrives or is carried out.
     pub(super) idle_since: Option<Instant>,
-    /// Whether it has ever begun a request.
+    /// Whether the client has ever begun a request.
     pub(super) has_asked: bool,
 }
 
 impl Served {
-    /// Whether it has sent nothing since it connected, some time ago.
+    /// Whether the client has sent nothing since it connected, at least [`SILENT`] ago.
     fn is_silent(&self, now: Instant) -> bool {
-        let waits = self.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= SILENT);
-        waits && !self.has_asked && !has_sent(&self.stream, Duration::ZERO)
+        !self.has_asked
+            && self.idle_since.is_some_and(|since| now.saturating_duration_since(since) >= SILENT)
+            && !has_sent(&self.stream, Duration::ZERO)
     }
 }
 

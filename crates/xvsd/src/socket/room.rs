@@ -8,12 +8,12 @@ use xvs_model::protocol::framing::FrameError;
 #[derive(Debug, Default)]
 pub(super) struct LargeRequests(AtomicU64);
 
-/// A request's share of the bytes; dropping it returns that share.
+/// The share of one request in the bytes. Dropping it returns the share.
 pub(super) struct Room<'a>(&'a AtomicU64, u64);
 
 impl LargeRequests {
-    /// Takes room for a request with this length. All large requests share the room of the largest one that is
-    /// permitted.
+    /// Takes room for a request with this length. All large requests together have the room of the largest permitted
+    /// request.
     ///
     /// # Errors
     ///

@@ -3,10 +3,10 @@
 //! The thread of the client sends the parts for as long as the client reads them, so a slow client delays only
 //! itself.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -17,28 +17,24 @@ use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::connection::ConnectionRow;
 
 use crate::socket::places::has_sent;
-use crate::socket::{Client, Handler, Part, Peer, remaining, send};
+use crate::socket::{Client, Handler, Part, remaining, send};
 
 impl Client {
     /// Sends packets until the client disconnects or sends another request.
-    pub(super) fn stream_packets(
-        &self,
-        handler: &dyn Handler,
-        wanted: &CaptureRequest,
-        peer: &Peer,
-    ) -> io::Result<()> {
+    pub(super) fn stream_packets(&self, handler: &dyn Handler, wanted: &CaptureRequest) -> io::Result<()> {
         let (mut sent, mut begun) = (Ok(()), false);
-        let ended = handler.capture(wanted, peer, &mut |packets| {
+        let ended = handler.capture(wanted, &self.peer, &mut |packets| {
             let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
             if !packets.is_empty() || !begun {
                 begun = true;
                 // A client may pause, for example while it shows a packet. This capture alone then misses packets.
-                let part = Ok(Reply::Captured(packets));
-                sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
+                let idle = self.shared.settings.idle;
+                sent = send(&self.stream, Ok(Reply::Captured(packets)), Part::MoreFollow, idle);
             }
-            match sent.is_ok() && !has_sent(&self.stream, pause) {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
+            if sent.is_ok() && !has_sent(&self.stream, pause) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
         });
         sent?;
@@ -59,8 +55,10 @@ impl Client {
                 }
                 Writable::Gone => return Ok(()),
             }
-            let timeout = if has_begun && listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
-            let batch = listener.receive(timeout);
+            let batch = listener.receive(match has_begun && listener.follows() {
+                true => EVENT_TIMEOUT,
+                false => Duration::ZERO,
+            });
             match (batch.is_empty(), listener.follows()) {
                 // The first part may be empty: it answers the request.
                 (true, true) if has_begun => {}
@@ -71,6 +69,7 @@ impl Client {
         }
     }
 
+    /// Sends the connections that `list` passes on.
     pub(super) fn stream(
         &self,
         list: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>) -> Result<(), CommandError>,
@@ -82,7 +81,7 @@ impl Client {
             if rows.len() < PART_ROWS {
                 return ControlFlow::Continue(());
             }
-            let part = std::mem::replace(&mut rows, Vec::with_capacity(PART_ROWS));
+            let part = mem::replace(&mut rows, Vec::with_capacity(PART_ROWS));
             sent = self.send(Ok(Reply::Connections(part)), Part::MoreFollow);
             if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
@@ -101,13 +100,12 @@ enum Writable {
 
 /// Waits at most this long until the socket is writable.
 fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> {
-    let within = Timespec::try_from(within).map_err(io::Error::other)?;
-    let mut looked = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
-    match poll(&mut looked, Some(&within)) {
+    let mut waiting = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
+    match poll(&mut waiting, Some(&Timespec::try_from(within).map_err(io::Error::other)?)) {
         Err(Errno::INTR) => return Ok(Writable::NotYet),
         done => done?,
     };
-    let found = looked[0].revents();
+    let found = waiting[0].revents();
     Ok(if found.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) {
         Writable::Gone
     } else if found.contains(PollFlags::OUT) {
