@@ -30,30 +30,30 @@ pub(crate) struct Peers(Mutex<BTreeMap<SocketAddr, Peer>>);
 
 #[derive(Debug)]
 struct Peer {
-    /// When its last message came.
+    /// When the last message of the peer came.
     heard: Option<Instant>,
-    /// The number of its messages that were read.
+    /// The number of messages that were read.
     messages: u64,
     refused_messages: u64,
-    /// When the last one was refused, and why.
+    /// When the last refused message came, and why it was refused.
     refusal: Option<(Instant, Refused)>,
-    /// Whether it has shown that it has the key.
+    /// Whether the peer has shown that it has the key.
     has_key: bool,
-    /// Whether `--sync-peers` names it.
+    /// Whether `--sync-peers` names the peer.
     is_named: bool,
-    /// Why its table is wanted, and when it may be requested.
+    /// Why the peer's table is wanted, and when it may be requested.
     wanted: Option<&'static str>,
     not_before: Instant,
     table: SyncTable,
     /// Connections that were sent or received, and the number of all.
     connections: u64,
     of: u64,
-    /// Why its table is not there.
+    /// Why the peer's table is not complete.
     why: Option<String>,
 }
 
 impl Peers {
-    /// `--sync-peers` names these.
+    /// Adds the peers that `--sync-peers` names.
     pub(crate) fn expect(&self, named: &[IpAddr], port: u16, now: Instant) {
         lock(&self.0).extend(named.iter().map(|address| {
             let peer = Peer { is_named: true, why: Some(UNHEARD.to_owned()), ..Peer::new(now) };
@@ -61,7 +61,7 @@ impl Peers {
         }));
     }
 
-    /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
+    /// A message of a peer has come, and was read or refused. Without a key here the peer's table is not fetched.
     pub(crate) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
         let is_signed = has_key && read.is_ok();
         let mut all = lock(&self.0);
@@ -111,20 +111,20 @@ impl Peers {
             .collect()
     }
 
-    /// Messages were lost here: their tables are wanted again.
+    /// Messages were lost here: the tables of all heard peers are wanted again.
     pub(crate) fn lost(&self) {
-        let mut all = lock(&self.0);
-        let heard = all.values_mut().filter(|peer| peer.heard.is_some());
-        heard.for_each(|peer| peer.miss("messages were lost here"));
+        for peer in lock(&self.0).values_mut().filter(|peer| peer.heard.is_some()) {
+            peer.miss("messages were lost here");
+        }
     }
 
-    /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
+    /// Takes the peer whose table is wanted now: peers with the key first, then the one that waits longest.
     pub(crate) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
         let mut all = lock(&self.0);
-        let wanted = all
+        let (address, peer) = all
             .iter_mut()
-            .filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now && !peer.is_stranger());
-        let (address, peer) = wanted.min_by_key(|(_, peer)| (!peer.has_key, peer.not_before))?;
+            .filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now && !peer.is_stranger())
+            .min_by_key(|(_, peer)| (!peer.has_key, peer.not_before))?;
         (peer.wanted, peer.table, peer.connections, peer.of) = (None, SyncTable::Moving, 0, 0);
         Some(*address)
     }
@@ -207,7 +207,7 @@ impl Peer {
         }
     }
 
-    /// Whether it is none of those that `--sync-peers` names.
+    /// Whether `--sync-peers` names other peers alone.
     fn is_stranger(&self) -> bool {
         matches!(self.refusal, Some((_, Refused::NotOfPeer)))
     }
@@ -232,7 +232,9 @@ fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) 
             let is_silent = peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD);
             !peer.is_named && (is_silent || has_key && !peer.has_key)
         });
-        old.map(|(address, _)| *address).map(|address| all.remove(&address));
+        if let Some(address) = old.map(|(address, _)| *address) {
+            all.remove(&address);
+        }
     }
     all.len() < MOST
 }

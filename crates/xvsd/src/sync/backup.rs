@@ -42,8 +42,8 @@ pub(crate) fn start(
     let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: facts.secret });
     let mut threads = Daemon::default();
     if let Some(key) = key.clone() {
-        let peers = peers.clone();
-        let fetcher = TableFetcher { receiver: receiver.clone(), key, peers, wakers: wakers.clone() };
+        let fetcher =
+            TableFetcher { receiver: receiver.clone(), key, peers: peers.clone(), wakers: wakers.clone() };
         threads.start("xvs-sync-fetch", move |stop| fetcher.run(stop))?;
     }
     let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), key };
@@ -118,8 +118,7 @@ impl Losses {
             return false;
         }
         self.looked = Some(now);
-        let messages: io::Result<u64> = sockets.iter().map(sockets::discarded).sum();
-        let messages = messages.unwrap_or(self.messages);
+        let messages = sockets.iter().map(sockets::discarded).sum::<io::Result<_>>().unwrap_or(self.messages);
         let connections = counters.lost.load(Ordering::Relaxed);
         let has_grown = messages > self.messages || connections > self.connections;
         counters.discarded.store(messages, Ordering::Relaxed);

@@ -47,10 +47,12 @@ impl Candidates {
     fn add(&mut self, stream: TcpStream, from: IpAddr, since: Instant) {
         // A failure becomes apparent at the first call.
         let _ = stream.set_nonblocking(true);
-        if self.0.iter().filter(|one| one.from == from).count() >= PER_ADDRESS {
-            self.0.iter().position(|one| one.from == from).into_iter().for_each(|at| _ = self.0.remove(at));
-        } else if self.0.len() >= ALL {
-            self.0.remove(0);
+        let displaced = match self.0.iter().filter(|one| one.from == from).count() {
+            PER_ADDRESS.. => self.0.iter().position(|one| one.from == from),
+            _ => (self.0.len() >= ALL).then_some(0),
+        };
+        if let Some(index) = displaced {
+            self.0.remove(index);
         }
         self.0.push(Candidate { stream, from, since });
     }
@@ -64,9 +66,9 @@ fn has_begun(stream: &TcpStream) -> bool {
     }
 }
 
-/// How long the first message may take.
+/// The time that the first message may take.
 const LATE: Duration = Duration::from_millis(500);
-/// The connections that may wait for it, and those of one address.
+/// The maximum number of connections that wait for their first message: of all addresses, and of one address.
 const ALL: usize = 64;
 const PER_ADDRESS: usize = 4;
 /// The time that the thread waits before it checks whether to stop.

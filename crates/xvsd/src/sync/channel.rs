@@ -82,8 +82,11 @@ impl<'a> Channel<'a> {
     }
 
     fn over(stream: Stream<'a>, noise: HandshakeState) -> Self {
-        let noise = noise.into_transport_mode().expect("the handshake has two messages");
-        Self { stream, noise, plain: vec![0; CIPHER_MAX] }
+        Self {
+            stream,
+            noise: noise.into_transport_mode().expect("the handshake has two messages"),
+            plain: vec![0; CIPHER_MAX],
+        }
     }
 
     /// Sends a message of at most [`MESSAGE_MAX`] bytes.
@@ -108,8 +111,7 @@ impl<'a> Channel<'a> {
 }
 
 fn builder(key: &SyncKey) -> Builder<'_> {
-    let pattern = PATTERN.parse().expect("the pattern is known");
-    Builder::new(pattern)
+    Builder::new(PATTERN.parse().expect("the pattern is valid"))
         .prologue(PROLOGUE)
         .and_then(|builder| builder.psk(0, &key.0))
         .expect("neither was set before")
@@ -144,10 +146,10 @@ impl<'a> Stream<'a> {
     }
 
     fn read_frame(&mut self, longest: usize) -> Result<Vec<u8>, Broken> {
-        let mut len = [0; 2];
+        let mut header = [0; 2];
         let until = Instant::now() + self.patience;
-        self.read(&mut len, until)?;
-        let len = usize::from(u16::from_be_bytes(len));
+        self.read(&mut header, until)?;
+        let len = usize::from(u16::from_be_bytes(header));
         if len > longest {
             return Err(Broken::OtherKey);
         }
@@ -157,12 +159,11 @@ impl<'a> Stream<'a> {
     }
 
     fn write_frame(&mut self, frame: &[u8]) -> Result<(), Broken> {
-        let len = (frame.len() as u16).to_be_bytes();
-        let frame = [&len, frame].concat();
+        let bytes = [&(frame.len() as u16).to_be_bytes(), frame].concat();
         let mut at = 0;
         let until = Instant::now() + self.patience;
-        while at < frame.len() {
-            let written = self.stream.write(&frame[at..]);
+        while at < bytes.len() {
+            let written = self.stream.write(&bytes[at..]);
             at += self.done(written, until)?;
         }
         Ok(())
@@ -180,7 +181,8 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// The number of bytes that a call has read or written; it may be made again.
+    /// The number of bytes that a call has read or written, unless the connection has ended or the time is over. After
+    /// 0 bytes the call may be repeated.
     fn done(&self, result: io::Result<usize>, until: Instant) -> Result<usize, Broken> {
         use ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, TimedOut, WouldBlock};
         let bytes = match result {
@@ -203,7 +205,7 @@ impl<'a> Stream<'a> {
 pub(super) const MESSAGE_MAX: usize = CIPHER_MAX - TAG;
 /// The longest ciphertext: the greatest length in two bytes.
 const CIPHER_MAX: usize = u16::MAX as usize;
-/// The bytes by which a ciphertext is longer.
+/// The bytes by which a ciphertext is longer than its message.
 const TAG: usize = 16;
 /// The longest message of the handshake: a public key, and the tag of an empty payload.
 const HANDSHAKE_MAX: usize = 32 + TAG;
@@ -212,9 +214,9 @@ const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"xvs connection table 1";
 /// The bytes of the first message of the handshake, with its length.
 pub(super) const FIRST_MESSAGE: usize = 2 + HANDSHAKE_MAX;
-/// How long a message of the handshake may take: the other side may have no key, but a copy of a first message.
+/// The time that a message of the handshake may take. The other side may have no key, but a copy of a first message.
 const OF_ANYBODY: Duration = Duration::from_millis(500);
-/// How long any other one may take.
+/// The time that any other message may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time that a call waits before it checks whether to stop.
 const TURN: Duration = Duration::from_millis(100);

@@ -26,7 +26,7 @@ use crate::sync_peers::SyncPeers;
 /// The daemons. They end when this is dropped.
 pub(crate) struct Daemons {
     facts: TableFacts,
-    /// `None` until it is this process's.
+    /// The connection table; `None` until it belongs to this process.
     table: Option<Arc<Table>>,
     key_file: Option<PathBuf>,
     peers: Arc<SyncPeers>,
@@ -40,16 +40,16 @@ pub(crate) struct Daemons {
 #[derive(Default)]
 struct Running {
     daemon: Option<Daemon>,
-    /// For a master daemon.
+    /// The part of a master daemon that reads the table.
     announcer: Option<master::Announcer>,
-    /// A master daemon that begins when the table is this process's.
+    /// A master daemon that begins when the table belongs to this process.
     waits: Option<master::Prepared>,
-    /// Why it sends no tables, though it has a key.
+    /// The reason why a master daemon with a key sends no tables.
     no_table: Option<SyncError>,
 }
 
 impl Daemons {
-    /// None yet. Without a key they sign no messages, and send and fetch no tables.
+    /// No daemons yet. Without a key they sign no messages, and send and fetch no tables.
     pub(crate) fn new(facts: TableFacts, key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
         Self {
             facts,
@@ -62,26 +62,32 @@ impl Daemons {
         }
     }
 
-    /// The table is this process's from now on: a master daemon begins.
+    /// The table belongs to this process from now on: a prepared master daemon begins.
     pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), SyncError> {
         self.table = Some(table.clone());
         self.return_to_table();
-        let begun = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
-        (self.master.daemon, self.master.announcer) = begun.unzip();
+        if let Some(prepared) = self.master.waits.take() {
+            let (daemon, announcer) = prepared.begin(table)?;
+            (self.master.daemon, self.master.announcer) = (Some(daemon), Some(announcer));
+        }
         Ok(())
     }
 
     /// Returns when no daemon reads the table any more, so that a successor may use its entries. Earlier announcements
-    /// are still sent. Only while no worker announces.
+    /// are still sent. Called only while no worker announces.
     pub(crate) fn leave_table(&self) {
         *lock(&self.may_send) = false;
-        self.master.announcer.as_ref().inspect(|announcer| announcer.leave_table());
+        if let Some(announcer) = &self.master.announcer {
+            announcer.leave_table();
+        }
     }
 
     /// The table belongs to this process, or does so again.
     pub(crate) fn return_to_table(&self) {
         *lock(&self.may_send) = true;
-        self.master.announcer.as_ref().inspect(|announcer| announcer.return_to_table());
+        if let Some(announcer) = &self.master.announcer {
+            announcer.return_to_table();
+        }
     }
 
     /// Starts the master daemon. Without a key, or without the port, it sends only messages.
@@ -102,12 +108,13 @@ impl Daemons {
         }
         let prepared = master::prepare(daemon, sockets, &self.facts, published, key.as_ref(), sender)?;
         let announcements = prepared.announcements.clone();
-        let (begun, waits) = match &self.table {
-            Some(table) => (Some(prepared.begin(table)?), None),
-            None => (None, Some(prepared)),
+        self.master = match &self.table {
+            Some(table) => {
+                let (daemon, announcer) = prepared.begin(table)?;
+                Running { daemon: Some(daemon), announcer: Some(announcer), waits: None, no_table }
+            }
+            None => Running { waits: Some(prepared), no_table, ..Running::default() },
         };
-        let (daemon, announcer) = begun.unzip();
-        self.master = Running { daemon, announcer, waits, no_table };
         Ok(announcements)
     }
 
@@ -128,13 +135,13 @@ impl Daemons {
         sockets: SyncSockets,
         wakers: Vec<Waker>,
     ) -> Result<Arc<Inbox>, SyncError> {
-        let key = self.key()?;
-        let (threads, inbox) = backup::start(daemon, sockets, &self.facts, wakers, key, &self.peers.backup)?;
+        let (threads, inbox) =
+            backup::start(daemon, sockets, &self.facts, wakers, self.key()?, &self.peers.backup)?;
         self.backup = Running { daemon: Some(threads), ..Running::default() };
         Ok(inbox)
     }
 
-    /// Whether they have a key.
+    /// Whether the daemons have a key.
     pub(crate) fn have_key(&self) -> bool {
         self.key_file.is_some()
     }
@@ -143,7 +150,7 @@ impl Daemons {
         self.key_file.as_deref().map(SyncKey::read).transpose()
     }
 
-    /// Stops the master daemon, after it has sent what was announced.
+    /// Stops the master daemon, after it has sent all announcements.
     pub(crate) fn stop_master(&mut self) {
         self.master = Running::default();
         self.peers.master.forget();

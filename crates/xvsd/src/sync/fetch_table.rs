@@ -43,7 +43,7 @@ enum NotFetched {
 }
 
 impl TableFetcher {
-    /// Fetches what is wanted until it is to stop.
+    /// Fetches wanted tables until `stop` is set.
     pub(super) fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let Some(peer) = self.peers.take_wanted(Instant::now()) else {
@@ -53,8 +53,11 @@ impl TableFetcher {
             let begun = Instant::now();
             match self.fetch(peer, stop) {
                 Ok(connections) => {
-                    let seconds = begun.elapsed().as_secs_f32();
-                    tracing::info!("{connections} connections fetched from {} in {seconds:.1} s", peer.ip());
+                    tracing::info!(
+                        "{connections} connections fetched from {} in {:.1} s",
+                        peer.ip(),
+                        begun.elapsed().as_secs_f32()
+                    );
                     self.peers.has_whole(peer, Instant::now());
                 }
                 Err(NotFetched::Broken(Broken::Stopped)) => {}
@@ -69,12 +72,11 @@ impl TableFetcher {
 
     /// Fetches a table. Returns the number of its connections.
     fn fetch(&self, peer: SocketAddr, stop: &AtomicBool) -> Result<u64, NotFetched> {
-        let interface = &self.receiver.daemon.interface;
-        let stream = sockets::connect(peer, interface, CONNECT).map_err(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => NotFetched::NoServer,
-            _ => NotFetched::NotConnected(error),
-        })?;
-        self.receive(stream, peer, stop)
+        match sockets::connect(peer, &self.receiver.daemon.interface, CONNECT) {
+            Ok(stream) => self.receive(stream, peer, stop),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err(NotFetched::NoServer),
+            Err(error) => Err(NotFetched::NotConnected(error)),
+        }
     }
 
     fn receive(&self, stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) -> Result<u64, NotFetched> {

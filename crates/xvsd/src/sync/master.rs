@@ -42,7 +42,7 @@ pub(crate) struct TableFacts {
 pub(super) struct Prepared {
     daemon: SyncDaemon,
     wanted: SyncSockets,
-    /// For each port that to the group, or those to the peers.
+    /// For each port the socket to the group, or the sockets to the peers.
     sockets: Vec<Vec<UdpSocket>>,
     signer: Option<Signer>,
     pub(super) announcements: Arc<Announcements>,
@@ -64,8 +64,15 @@ pub(super) fn prepare(
         .map(|key| Signer::new(key, sockets[0][0].local_addr()?.ip()))
         .transpose()
         .map_err(SyncError::Signer)?;
-    let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
-    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
+    Ok(Prepared {
+        daemon: daemon.clone(),
+        wanted,
+        sockets,
+        signer,
+        announcements: Arc::new(Announcements::new(facts.entries, facts.workers)),
+        published,
+        sender,
+    })
 }
 
 /// The part of a running master daemon that reads the table for announcements.
@@ -76,12 +83,12 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Returns when the thread reads the table no more. What was announced until now is still sent.
+    /// Returns when the thread reads the table no more. Earlier announcements are still sent.
     pub(super) fn leave_table(&self) {
         lock(&self.messages).leave_table(&self.published.load(), Clock::Monotonic.now());
     }
 
-    /// The table is this process's again.
+    /// The table belongs to this process again.
     pub(super) fn return_to_table(&self) {
         lock(&self.messages).return_to_table();
     }
@@ -95,15 +102,19 @@ impl Prepared {
             daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
         }
         let reader = table.reader().ok_or(SyncError::StillEnding)?;
-        let messages =
-            Messages::new(&daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
-        let messages = Arc::new(Mutex::new(messages));
+        let messages = Arc::new(Mutex::new(Messages::new(
+            &daemon,
+            wanted.ports,
+            announcements.clone(),
+            reader,
+            Clock::Monotonic.now(),
+        )));
         let announcer = Announcer { messages: messages.clone(), published: published.clone() };
-        let sends_table = sender.is_some();
+        let heard_id = sender.is_some().then_some(daemon.sync_id);
         let socket = SigningSocket { sockets, signer, port: daemon.port, announcements, signed: Vec::new() };
         let mut threads = Daemon::default();
         threads.start("xvs-sync", move |stop| {
-            send_messages(stop, &messages, socket, &published, sends_table.then_some(daemon.sync_id));
+            send_messages(stop, &messages, socket, &published, heard_id);
         })?;
         if let Some((sender, listener)) = sender {
             let reader = table.reader().ok_or(SyncError::StillEnding)?;
@@ -113,8 +124,8 @@ impl Prepared {
     }
 }
 
-/// Sends messages until `stop` is set. With an id of the daemons it also sends an empty message each second, by which
-/// directors that join hear that this one is there.
+/// Sends messages until `stop` is set. With a sync id it also sends an empty message each second, so that directors that
+/// join detect this one.
 fn send_messages(
     stop: &AtomicBool,
     messages: &Mutex<Messages>,
@@ -139,7 +150,7 @@ fn send_messages(
         .finish(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
 }
 
-/// The sockets of all ports, with what is signed there.
+/// The sockets of all ports, with the signer of their messages.
 struct SigningSocket {
     sockets: Vec<Vec<UdpSocket>>,
     signer: Option<Signer>,

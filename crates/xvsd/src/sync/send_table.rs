@@ -31,12 +31,12 @@ pub(super) struct TableSender {
     pub(super) key: SyncKey,
     pub(super) published: Arc<ArcSwap<Snapshot>>,
     pub(super) peers: Arc<Peers>,
-    /// Not while a successor takes the table over. Locked while the table is read.
+    /// Whether the table may be sent: not while a successor takes it over. Locked while the table is read.
     pub(super) may_send: Arc<Mutex<bool>>,
 }
 
 impl TableSender {
-    /// Serves directors until it is to stop.
+    /// Serves directors until `stop` is set.
     pub(super) fn run(self, mut reader: TableReader, listener: &TcpListener, stop: &AtomicBool) {
         let mut candidates = Candidates::default();
         while !stop.load(Ordering::Relaxed) {
@@ -48,8 +48,11 @@ impl TableSender {
             let begun = Instant::now();
             match self.send(&mut reader, stream, peer, stop) {
                 Ok(connections) => {
-                    let seconds = begun.elapsed().as_secs_f32();
-                    tracing::info!("{connections} connections sent to {} in {seconds:.1} s", peer.ip());
+                    tracing::info!(
+                        "{connections} connections sent to {} in {:.1} s",
+                        peer.ip(),
+                        begun.elapsed().as_secs_f32()
+                    );
                     self.peers.has_whole(peer, Instant::now());
                 }
                 Err(error) => {

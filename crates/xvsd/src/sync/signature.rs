@@ -91,11 +91,12 @@ impl Verifier {
         port: u16,
         now: u64,
     ) -> Result<(), Refused> {
-        let trailer = message.split_last_chunk::<TRAILER_LEN>().map(|(_, trailer)| trailer);
-        let trailer = trailer.filter(|trailer| trailer.starts_with(MARK)).ok_or(Refused::Unsigned)?;
+        let trailer = message
+            .last_chunk::<TRAILER_LEN>()
+            .filter(|trailer| trailer.starts_with(MARK))
+            .ok_or(Refused::Unsigned)?;
         let (signed, tag) = message.split_at(message.len() - TAG_LEN);
-        let text = [&about(source, port), signed].concat();
-        verify(&self.key, &text, tag).map_err(|_| Refused::OtherKey)?;
+        verify(&self.key, &[&about(source, port), signed].concat(), tag).map_err(|_| Refused::OtherKey)?;
         let session = u64::from_be_bytes(trailer[4..12].try_into().expect("8 bytes"));
         let sent = u64::from_be_bytes(trailer[12..20].try_into().expect("8 bytes"));
         if is_old(sent, now) {

@@ -30,14 +30,13 @@ pub(super) fn sending(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<V
     };
     let mut all = Vec::new();
     for number in 0..sockets.ports {
-        let to_each = daemon.destinations().iter().map(|to| {
-            sending_to(daemon, *to, source, number, sockets).map_err(|error| SyncError::Destination {
-                interface: daemon.interface.clone(),
-                to: *to,
-                error,
-            })
-        });
-        all.push(to_each.collect::<Result<_, _>>()?);
+        let mut of_port = Vec::new();
+        for &to in daemon.destinations() {
+            of_port.push(sending_to(daemon, to, source, number, sockets).map_err(|error| {
+                SyncError::Destination { interface: daemon.interface.clone(), to, error }
+            })?);
+        }
+        all.push(of_port);
     }
     Ok(all)
 }
@@ -103,8 +102,8 @@ fn to_group(daemon: &SyncDaemon, group: IpAddr, source: Source, number: u16) -> 
     Ok(socket)
 }
 
-/// One socket for each port that receives, on the daemon's interface, what is sent to its group, or with peers to an
-/// address of this machine.
+/// One socket for each port. It receives on the daemon's interface the messages to the daemon's group, or with peers the
+/// messages to an address of this machine.
 pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, SyncError> {
     (0..sockets.ports).map(|number| of_port(daemon, sockets, number)).collect::<io::Result<_>>().map_err(
         |error| {
@@ -192,19 +191,20 @@ fn any(daemon: &SyncDaemon) -> IpAddr {
 /// The messages for this socket that the kernel has discarded, because they came faster than they were read.
 pub(super) fn discarded(socket: &UdpSocket) -> io::Result<u64> {
     let inode = fstat(socket)?.st_ino.to_string();
-    let is_ipv4 = socket.local_addr()?.is_ipv4();
-    let sockets =
-        fs::read_to_string(if is_ipv4 { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" })?;
-    let discarded = sockets
+    let file = match socket.local_addr()? {
+        SocketAddr::V4(_) => "/proc/thread-self/net/udp",
+        SocketAddr::V6(_) => "/proc/thread-self/net/udp6",
+    };
+    fs::read_to_string(file)?
         .lines()
         .find(|line| line.split_whitespace().nth(INODE) == Some(&inode))
-        .and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok());
-    discarded.ok_or_else(|| io::Error::other("the kernel does not list the socket"))
+        .and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok())
+        .ok_or_else(|| io::Error::other("the kernel does not list the socket"))
 }
 
-/// A backup's receive buffer by default, which the kernel doubles: room for about 1,800 messages. Those of 20,000 new
-/// connections a second are a thousand in a second. The system's default has room for 90, so a thread that waits for a
-/// core for a tenth of a second would lose some.
+/// The default size of a backup's receive buffer. The kernel doubles it, to room for about 1,800 messages; 20,000 new
+/// connections a second need a thousand messages a second. The system's default has room for 90, so a thread that waits
+/// for a core for a tenth of a second would lose some.
 const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// The fields of a line of `/proc/net/udp`.
 const INODE: usize = 9;
@@ -220,23 +220,24 @@ struct Source {
     index: u32,
 }
 
-/// The first address of a daemon's interface that fits its messages: the kernel lists link-local ones of IPv6 last, and
-/// peers are not sent to from these.
+/// The first address of a daemon's interface that fits its messages. The kernel lists link-local addresses of IPv6 last;
+/// messages to peers never come from these.
 fn source(daemon: &SyncDaemon) -> io::Result<Option<Source>> {
     let interface = daemon.interface.as_str();
     let index = name_to_index(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, interface)?;
-    let addresses = getifaddrs()?.filter(|one| one.interface_name == interface).filter_map(|one| {
-        let address = one.address?;
-        address
-            .as_sockaddr_in()
-            .map(|address| IpAddr::from(address.ip()))
-            .or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
-    });
-    let mut fitting = addresses.filter(|address| match address {
-        IpAddr::V4(_) => daemon.is_ipv4(),
-        IpAddr::V6(v6) => !daemon.is_ipv4() && (daemon.peers.is_empty() || !v6.is_unicast_link_local()),
-    });
-    Ok(fitting.next().map(|address| Source { address, index }))
+    let address = getifaddrs()?
+        .filter(|one| one.interface_name == interface)
+        .filter_map(|one| one.address)
+        .filter_map(|address| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => Some(IpAddr::from(v4.ip())),
+            (_, Some(v6)) => Some(IpAddr::from(v6.ip())),
+            _ => None,
+        })
+        .find(|address| match address {
+            IpAddr::V4(_) => daemon.is_ipv4(),
+            IpAddr::V6(v6) => !daemon.is_ipv4() && (daemon.peers.is_empty() || !v6.is_unicast_link_local()),
+        });
+    Ok(address.map(|address| Source { address, index }))
 }
 
 #[cfg(test)]

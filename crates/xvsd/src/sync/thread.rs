@@ -30,8 +30,9 @@ impl Daemon {
         let thread = spawn_stoppable(name, move || {
             limit_thread(Kind::Reader);
             run(&stop);
-        });
-        self.threads.push(thread.map_err(SyncError::Thread)?);
+        })
+        .map_err(SyncError::Thread)?;
+        self.threads.push(thread);
         Ok(())
     }
 
