@@ -18,14 +18,14 @@ pub(crate) struct Order {
     pub(crate) request: FleetRequest,
     /// The requester stops waiting for the reply at this time.
     pub(crate) until: Instant,
-    /// Where the reply goes: the revision that was written.
+    /// The channel for the reply: the revision that was written.
     pub(crate) reply: crossbeam::channel::Sender<Result<u64, CommandError>>,
 }
 
 /// The longest wait for the reply: that of several requests to an etcd that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// If the thread has not looked at etcd for this time, it must have ended.
+/// If the thread has not queried etcd for this time, it must have ended.
 const ENDED: Duration = Duration::from_secs(120);
 
 /// Why a thread that has ended changes nothing.
@@ -39,10 +39,10 @@ pub(crate) struct FleetView {
 
 /// The thread's findings.
 pub(crate) struct State {
-    /// Without its warnings.
+    /// The report without warnings.
     pub(crate) report: FleetReport,
     pub(crate) warnings: Vec<Warning>,
-    /// When it looked last, or was started.
+    /// When the thread queried etcd last, or was started.
     pub(crate) looked: Instant,
 }
 
@@ -60,8 +60,7 @@ impl State {
 
 impl FleetView {
     pub(crate) fn new(report: FleetReport, orders: Sender<Order>) -> Self {
-        let state = State { report, warnings: Vec::new(), looked: Instant::now() };
-        Self { state: Mutex::new(state), orders }
+        Self { state: Mutex::new(State { report, warnings: Vec::new(), looked: Instant::now() }), orders }
     }
 
     /// This director's information about its fleet.

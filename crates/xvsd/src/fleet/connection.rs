@@ -52,8 +52,7 @@ impl Connection {
         let sender = if url.has_tls {
             let name = ServerName::try_from(url.host.clone())?;
             let connector = TlsConnector::from(client_config(fleet)?);
-            let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-            begin(stream).await?
+            begin(connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?).await?
         } else {
             begin(stream).await?
         };
@@ -80,7 +79,7 @@ impl Connection {
     }
 }
 
-/// A whole body. Its pieces are joined as they come: each of them alone takes more memory than a piece of one byte.
+/// A whole body. Its pieces are joined as they come, because each separate piece has an overhead of memory.
 async fn whole<B>(mut body: B) -> Result<Vec<u8>, ConnectionError>
 where
     B: Body<Data = Bytes, Error: Into<ConnectionError>> + Unpin,
@@ -135,26 +134,24 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, ConnectionError> {
         .with_safe_default_protocol_versions()
         .expect("ring supports TLS 1.2 and 1.3")
         .with_root_certificates(roots);
-    let config = match (&fleet.certificate_file, &fleet.private_key_file) {
+    Ok(Arc::new(match (&fleet.certificate_file, &fleet.private_key_file) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("fleet.certificate_file", certificate)?;
             let text = secret_file::read("fleet.private_key_file", key, KEY)?;
-            // The parser's own text may contain parts of the key.
+            // The parser's error may contain parts of the key.
             let secret = PrivateKeyDer::from_pem_slice(text.as_bytes())
                 .map_err(|_| format!("fleet.private_key_file {}: not PEM; {KEY}", key.display()))?;
             let names = [("fleet.certificate_file", &**certificate), ("fleet.private_key_file", key)];
             builder.with_client_auth_cert(chain, secret).map_err(|error| refused(&error, names))?
         }
         _ => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(config))
+    }))
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectionError> {
     let name = format!("{key} {}", path.display());
     let (_, text) = read_file(path).map_err(|error| format!("{name}: {error}; {CERTIFICATES}"))?;
-    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-    match chain {
+    match CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ => Err(format!("{name}: there is no certificate in it; {CERTIFICATES}").into()),
     }

@@ -89,7 +89,6 @@ pub(super) struct Committed {
 
 impl Etcd {
     pub(super) fn new(fleet: &Fleet) -> Self {
-        let prefix = format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default());
         Self {
             fleet: fleet.clone(),
             urls: fleet.urls(),
@@ -97,7 +96,7 @@ impl Etcd {
             connection: None,
             patience: PATIENCE,
             answers: false,
-            prefix,
+            prefix: format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default()),
         }
     }
 
@@ -113,8 +112,8 @@ impl Etcd {
         let end = format!("{}0", directors.trim_end_matches('/'));
         let ranges = [
             json!({"request_range": {"key": encoded(&directors), "range_end": encoded(&end)}}),
-            json!({"request_range": {"key": encoded(&self.key("rules")), "keys_only": true}}),
-            json!({"request_range": {"key": encoded(&self.key("trial")), "keys_only": true}}),
+            json!({"request_range": {"key": encoded(self.key("rules")), "keys_only": true}}),
+            json!({"request_range": {"key": encoded(self.key("trial")), "keys_only": true}}),
         ];
         let answer = self.read("kv/txn", &json!({"success": ranges})).await?;
         Ok(keys_of(answer, &directors))
@@ -122,7 +121,7 @@ impl Etcd {
 
     /// The text of a key with its revision; `None` if there is no such key.
     pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, EtcdError> {
-        let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
+        let answer = self.read("kv/range", &json!({"key": encoded(self.key(key))})).await?;
         Ok(answer.kvs.0.into_iter().next().map(|found| (found.mod_revision, found.value)))
     }
 
@@ -138,25 +137,30 @@ impl Etcd {
 
     /// A comparison: the key has this revision; `None` if there is no such key.
     pub(super) fn has_revision(&self, key: &str, revision: Option<u64>) -> Value {
-        let revision = revision.unwrap_or(0).to_string();
-        json!({"target": "MOD", "key": encoded(&self.key(key)), "mod_revision": revision})
+        json!({
+            "target": "MOD",
+            "key": encoded(self.key(key)),
+            "mod_revision": revision.unwrap_or(0).to_string(),
+        })
     }
 
-    /// An operation: writes a key, for as long as a lease lives; 0: without one.
+    /// An operation: writes a key, for as long as a lease lives; 0: without a lease.
     pub(super) fn put(&self, key: &str, value: &[u8], lease: u64) -> Value {
-        let value = BASE64_STANDARD.encode(value);
-        json!({"request_put": {"key": encoded(&self.key(key)), "value": value, "lease": lease.to_string()}})
+        json!({"request_put": {
+            "key": encoded(self.key(key)),
+            "value": encoded(value),
+            "lease": lease.to_string(),
+        }})
     }
 
     /// An operation: deletes a key.
     pub(super) fn delete(&self, key: &str) -> Value {
-        json!({"request_delete_range": {"key": encoded(&self.key(key))}})
+        json!({"request_delete_range": {"key": encoded(self.key(key))}})
     }
 
     /// A new lease.
     pub(super) async fn grant(&mut self, time: Duration) -> Result<u64, EtcdError> {
-        let answer = self.call("lease/grant", &json!({"TTL": time.as_secs().to_string()})).await?;
-        match answer.id {
+        match self.call("lease/grant", &json!({"TTL": time.as_secs().to_string()})).await?.id {
             0 => Err(self.failed(MemberError::NoLease)),
             lease => Ok(lease),
         }
@@ -210,7 +214,7 @@ impl Etcd {
         Err(EtcdError::Members(errors))
     }
 
-    /// Sends a request. If the member fails, the next one goes to the next member.
+    /// Sends a request. If the member fails, the next request goes to the next member.
     async fn call(&mut self, method: &str, body: &Value) -> Result<Answer, EtcdError> {
         let body = body.to_string().into_bytes();
         self.answers = false;
@@ -270,12 +274,11 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Answer, MemberError> {
     if let Some(message) = refusal(body) {
         return Err(MemberError::Refused(message.into()));
     }
-    match serde_json::from_slice(body) {
-        _ if status != StatusCode::OK => Err(MemberError::Status(status)),
-        Ok(answer) => Ok(answer),
-        // The error's text refers to a line and column of a response that the operator does not see.
-        Err(_) => Err(MemberError::Status(status)),
+    if status != StatusCode::OK {
+        return Err(MemberError::Status(status));
     }
+    // The error's text refers to a line and column of a response that the operator does not see.
+    serde_json::from_slice(body).map_err(|_| MemberError::Status(status))
 }
 
 /// A message of etcd with the next step.
@@ -311,8 +314,8 @@ fn keys_of(answer: Answer, directors: &str) -> Keys {
     }
 }
 
-fn encoded(text: &str) -> String {
-    BASE64_STANDARD.encode(text)
+fn encoded(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_STANDARD.encode(bytes)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The choice of the rules to run, from the keys seen in etcd.
 //!
 //! Pure; the caller passes the time. A version of the rules is identified by its revision (`mod_revision`), a text by
-//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. `round.rs` reads and
-//! applies it.
+//! its SHA-256: the revision decides whether the text is read, the digest whether the text is applied. `round.rs` reads
+//! and applies it.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use xvs_model::report::fleet::{RefusedRules, RunningRules};
@@ -30,6 +31,13 @@ pub(super) struct Seen {
     /// The revisions of the keys; `None` if there is no such key.
     pub(super) rules: Option<u64>,
     pub(super) trial: Option<u64>,
+}
+
+impl Seen {
+    /// Whether one of the keys has this revision.
+    fn has(self, revision: u64) -> bool {
+        [self.rules, self.trial].contains(&Some(revision))
+    }
 }
 
 /// The next action.
@@ -61,7 +69,7 @@ pub(super) struct Followed {
     pub(super) seen: Seen,
     /// The rules that stay.
     pub(super) runs: Option<RunningRules>,
-    /// The trial, over those.
+    /// The trial that replaces them for a time.
     pub(super) trial: Option<RunningTrial>,
     /// The rules and the trial in etcd that were refused, and when they are tried again.
     refused: Vec<(RefusedRules, Instant)>,
@@ -74,7 +82,7 @@ pub(super) struct Followed {
 impl Followed {
     /// Enters an answer of etcd. Returns the next step.
     pub(super) fn see(&mut self, seen: Seen, now: Instant) -> Step {
-        let before = std::mem::replace(&mut self.seen, seen);
+        let before = mem::replace(&mut self.seen, seen);
         if before.revision > 0 && (before.cluster != seen.cluster || seen.revision < before.revision) {
             self.rolled_back = Some((before.revision, seen.revision));
             // The same revisions may now have other texts.
@@ -112,14 +120,15 @@ impl Followed {
         self.refused.iter().any(|(rules, retry)| now < *retry && rules.revision == revision)
     }
 
-    /// Whether the time of the trial is over here; it does not run again then, whatever etcd has.
+    /// Whether the time of the trial is over on this director. If so, the trial does not run again, even if etcd still
+    /// has it.
     pub(super) fn trial_is_over(&mut self, now: Instant) -> bool {
         let over = self.trial.as_ref().filter(|trial| trial.until <= now);
         self.ended_trial = over.map(|trial| trial.rules.revision).or(self.ended_trial);
         over.is_some()
     }
 
-    /// The rules in force, those of a trial too.
+    /// The rules in force: of a trial, if one runs.
     pub(super) fn in_force(&self) -> Option<&RunningRules> {
         self.trial.as_ref().map(|trial| &trial.rules).or(self.runs.as_ref())
     }
@@ -132,24 +141,27 @@ impl Followed {
 
     /// Enters rules that were refused.
     pub(super) fn refuses(&mut self, revision: u64, why: String, now: Instant) {
-        let present = [self.seen.rules, self.seen.trial];
-        self.refused.retain(|(old, _)| old.revision != revision && present.contains(&Some(old.revision)));
+        let seen = self.seen;
+        self.refused.retain(|(old, _)| old.revision != revision && seen.has(old.revision));
         self.refused.push((RefusedRules { revision, why: why.into() }, now + RETRY));
     }
 
     /// The newest rules that were refused, unless others have replaced them in etcd.
     pub(super) fn refused(&self) -> Option<&RefusedRules> {
-        let present = [self.seen.rules, self.seen.trial];
         self.refused
             .iter()
             .map(|(rules, _)| rules)
-            .filter(|rules| present.contains(&Some(rules.revision)))
+            .filter(|rules| self.seen.has(rules.revision))
             .max_by_key(|rules| rules.revision)
     }
 
     fn forget_revisions(&mut self) {
-        let trial = self.trial.as_mut().map(|trial| &mut trial.rules);
-        trial.into_iter().chain(self.runs.as_mut()).for_each(|rules| rules.revision = 0);
+        if let Some(trial) = &mut self.trial {
+            trial.rules.revision = 0;
+        }
+        if let Some(runs) = &mut self.runs {
+            runs.revision = 0;
+        }
     }
 }
 

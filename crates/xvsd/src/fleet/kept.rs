@@ -27,7 +27,7 @@ pub(super) struct Kept {
     pub(super) revision: u64,
     /// The rules in force, without those of a trial.
     pub(super) runs: Option<RunningRules>,
-    /// The trial whose time was over here before it was in etcd.
+    /// The trial whose time was over on this director before it was over in etcd.
     #[serde(default)]
     pub(super) ended_trial: Option<u64>,
 }
@@ -48,17 +48,17 @@ impl KeptFile {
 
     /// The content that an earlier process of this fleet has left.
     pub(super) fn read(&self, fleet: &str) -> Kept {
-        let kept = self
-            .path
+        self.path
             .as_ref()
             .and_then(|path| file::read(path).ok().flatten())
-            .and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok());
-        kept.filter(|kept| kept.xvs_fleet == VERSION && kept.fleet == fleet).unwrap_or_else(|| Kept {
-            xvs_fleet: VERSION,
-            fleet: fleet.to_owned(),
-            instance: format!("{:08x}", random()),
-            ..Kept::default()
-        })
+            .and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok())
+            .filter(|kept| kept.xvs_fleet == VERSION && kept.fleet == fleet)
+            .unwrap_or_else(|| Kept {
+                xvs_fleet: VERSION,
+                fleet: fleet.to_owned(),
+                instance: format!("{:08x}", random()),
+                ..Kept::default()
+            })
     }
 
     /// Writes what has changed. A failure is logged: after a restart the rules are applied once more.

@@ -41,17 +41,17 @@ use crate::threads::spawn_stoppable;
 
 pub use crate::fleet::connection::check_files;
 
-/// Interval of looking at etcd.
+/// Interval of querying etcd.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The time that the start waits for the first query.
+/// The time that the start waits for the first response.
 const FIRST: Duration = Duration::from_secs(3);
-/// The time limits during that wait, so that each of three members has a turn.
+/// The time limit of a request during that wait, so that each of three members is tried.
 const FIRST_PATIENCE: Duration = Duration::from_millis(700);
 /// The interval during that wait, until etcd responds.
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the end waits for the record to be removed.
+/// The time that the end waits until the record is removed.
 const LAST: Duration = Duration::from_secs(1);
-/// Requests of operators that may wait.
+/// The maximum number of waiting requests of operators.
 const ORDERS: usize = 4;
 
 /// The running thread; dropping it ends it.
@@ -93,7 +93,7 @@ impl Following {
         spawn_stoppable("xvs-fleet", move || {
             limit_thread(Kind::Reader);
             runtime.block_on(run(follower, queue, stopped, looked));
-            // A name that is being looked up would hold up the end of xvsd.
+            // The resolution of a name would otherwise delay the end of xvsd.
             runtime.shutdown_background();
             drop(end);
         })?;
@@ -128,7 +128,7 @@ async fn run(
             follower.etcd.patience = if is_first { FIRST_PATIENCE } else { PATIENCE };
             if follower.round().await {
                 has_looked = true;
-                // The start waits for the first one.
+                // The start waits for the first response.
                 let _ = looked.try_send(());
             }
             let interval = if is_first && !has_looked { FIRST_INTERVAL } else { INTERVAL };

@@ -9,7 +9,7 @@ use std::path::Path;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 
-/// Refuses rules if one of them names a file outside the directory, also through a symbolic link.
+/// Refuses rules if one of them names a file outside the directory, even through a symbolic link in it.
 ///
 /// # Errors
 ///
@@ -26,7 +26,7 @@ pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), S
             ));
         };
         let is_inside = folder.canonicalize().and_then(|folder| Ok(path.canonicalize()?.starts_with(folder)));
-        // Without the reason, which would reveal which files exist.
+        // The message has no reason, because a reason would reveal which files exist.
         if !is_inside.unwrap_or(false) {
             return Err(format!(
                 "{}: there is no such file in {}, the files_folder in [fleet] of xvs.toml; put it there",

@@ -6,7 +6,8 @@ use thiserror::Error;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::{FleetRequest, Verdict};
 
-use crate::fleet::etcd::{Etcd, EtcdError};
+use crate::fleet::etcd::{Committed, Etcd, EtcdError};
+use crate::fleet::follow::Seen;
 
 /// Carries out a request. Returns the revision that it has written.
 ///
@@ -68,11 +69,10 @@ async fn apply(
     if let Some(lease) = lease {
         etcd.revoke(lease).await?;
     }
-    let seen = etcd.keys().await?.seen;
-    Err(match (seen.trial, seen.rules) {
-        (Some(trial), _) => OrderError::TrialWaits(trial),
-        (None, Some(rules)) => OrderError::Changed(rules),
-        (None, None) => OrderError::Deleted,
+    Err(match etcd.keys().await?.seen {
+        Seen { trial: Some(trial), .. } => OrderError::TrialWaits(trial),
+        Seen { rules: Some(rules), .. } => OrderError::Changed(rules),
+        _ => OrderError::Deleted,
     })
 }
 
@@ -83,6 +83,6 @@ async fn confirm(etcd: &mut Etcd, verdict: Verdict) -> Result<u64, OrderError> {
         operations.push(etcd.put("rules", &text, 0));
     }
     let compare = etcd.has_revision("trial", Some(revision));
-    let committed = etcd.commit(&[compare], &operations).await?;
-    if committed.done { Ok(committed.revision) } else { Err(OrderError::NoTrial) }
+    let Committed { done, revision } = etcd.commit(&[compare], &operations).await?;
+    if done { Ok(revision) } else { Err(OrderError::NoTrial) }
 }

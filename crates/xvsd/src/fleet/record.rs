@@ -4,6 +4,7 @@
 //! nothing to etcd's history. The record's key contains the director's name. If the record's random digits show that
 //! another director has the key, this director appends its own digits to the name, so that both are visible.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -24,15 +25,15 @@ use crate::fleet::etcd::{Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
 
-/// How long a director without a sign of life has a record.
+/// The lease of a record: the time after which the record of a director that has ended disappears.
 const LEASE: Duration = Duration::from_secs(10);
-/// Interval of prolonging it.
+/// Interval of prolonging the lease.
 const ALIVE: Duration = Duration::from_secs(3);
-/// Interval of looking at the director, and the pause after a refused write.
+/// Interval of updating the director's figures, and the pause after a refused write.
 const LOOK: Duration = Duration::from_secs(5);
 /// Maximum number of warnings in a record.
 const WARNINGS: usize = 5;
-/// Maximum length of a record that is read, in bytes; those of this version have at most a third of that.
+/// Maximum length of a record that is read, in bytes. Records of this version have at most a third of that.
 const RECORD_MAX_BYTES: usize = 32 << 10;
 
 /// The separator between the name of a director and its digits.
@@ -99,13 +100,12 @@ impl Record {
             self.total = total;
         }
         let epoch = shared.published.load().epoch;
-        let mut figures = std::mem::take(&mut self.figures);
-        // All that is counted of the rules is of one state. Without an answer of the control thread it stays as it was.
+        let mut figures = mem::take(&mut self.figures);
+        // All figures of the rules are of one state. Without an answer of the control thread they do not change.
         if (changed || self.compared != Some(epoch))
             && let Ok((running, owned)) = daemon.rules()
         {
-            let wanted = rules.and_then(|rules| wanted(rules, &running));
-            figures.differences = wanted.map(|mut wanted| {
+            figures.differences = rules.and_then(|rules| wanted(rules, &running)).map(|mut wanted| {
                 wanted.keep_running(&running, owned);
                 differences(&running, &wanted).len() as u64
             });
@@ -128,7 +128,7 @@ impl Record {
         };
     }
 
-    /// The record as it is now, without rules.
+    /// The current record, without rules.
     pub(super) fn present(&self) -> FleetDirector {
         let name = if self.key.is_empty() { &self.name } else { &self.key };
         FleetDirector { name: name.as_str().into(), ..self.figures.clone() }
@@ -187,9 +187,8 @@ impl Record {
         let key = format!("directors/{name}");
         let value =
             serde_json::to_vec(&FleetDirector { name: name.into(), ..record.clone() }).unwrap_or_default();
-        let compare = etcd.has_revision(&key, holder);
-        let put = etcd.put(&key, &value, lease);
-        // If the comparison fails, the next round knows who has the key.
+        let (compare, put) = (etcd.has_revision(&key, holder), etcd.put(&key, &value, lease));
+        // If the comparison fails, the next round finds the director that has the key.
         if etcd.commit(&[compare], &[put]).await?.done {
             self.written = Some(record.clone());
         }
@@ -230,7 +229,7 @@ impl Record {
         is_own && director_of(entry).instance.raw() == self.instance
     }
 
-    /// The name of its key if another director has its name.
+    /// The name of the record's key if another director has the same name.
     fn own_digits(&self) -> String {
         format!("{}{SAME_NAME}{}", self.name, self.instance)
     }
@@ -243,9 +242,8 @@ impl Record {
         directors
             .iter()
             .filter(|entry| {
-                let behind = entry.name.strip_prefix(self.name.as_str());
-                behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
-                    && !self.wrote(entry)
+                let rest = entry.name.strip_prefix(self.name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(SAME_NAME)) && !self.wrote(entry)
             })
             .map(director_of)
     }
@@ -271,8 +269,9 @@ pub(super) fn director_of(entry: &Entry) -> FleetDirector {
 
 /// The state that rules request from this director.
 fn wanted(rules: &[Command], running: &State) -> Option<DesiredRules> {
-    let lines = (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command });
-    let mut wanted = DesiredRules::of(&lines.collect::<Vec<_>>()).ok()?;
+    let lines: Vec<_> =
+        (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
+    let mut wanted = DesiredRules::of(&lines).ok()?;
     wanted.keep_locals(running);
     Some(wanted)
 }

@@ -37,14 +37,14 @@ use crate::handle::Handle;
 /// Maximum duration of a trial. `xvs` requests no longer one; other programs may write the key with a lease of any
 /// length.
 const TRIAL_MAX: Duration = Duration::from_secs(31 * 86_400);
-/// How long after the end of a trial in etcd a director ends it that etcd does not answer.
+/// The time after the end of a trial in etcd until a director without answers of etcd ends the trial.
 const TRIAL_GRACE: Duration = Duration::from_secs(3);
-/// And how long after that the control thread, should this thread be held up.
+/// The time after the end of a trial in etcd until the control thread ends the trial, in case this thread is delayed.
 const CONTROL_GRACE_SECONDS: u32 = 5;
-/// The number of queries without a response before there is a warning: a member may be restarted.
+/// The number of queries without a response before there is a warning. A restart of a member causes one.
 const FAILURES: u32 = 2;
 
-/// What follows etcd.
+/// The follower of the rules in etcd.
 pub(super) struct Follower {
     pub(super) etcd: Etcd,
     daemon: Handle,
@@ -60,20 +60,20 @@ pub(super) struct Follower {
     record: Record,
     /// The last answer of etcd.
     keys: Keys,
-    /// The number of queries without a response since that.
+    /// The number of queries without a response since the last answer.
     failures: u32,
-    /// When etcd answered last, or this began.
+    /// When etcd answered last, or the follower was created.
     heard: Instant,
     silent: Option<Silence>,
     /// Why the record is not written.
     unwritten: Option<String>,
-    /// Whether rules wait because others, applied by hand, wait to be confirmed.
+    /// Whether rules from etcd wait because rules applied by hand wait to be confirmed.
     is_held_up: bool,
     settling: Settling,
 }
 
 impl Follower {
-    /// `file`: what an earlier process has left, and whether its rules are in force.
+    /// A follower with the facts in `file` of an earlier process, and whether the rules of that process are in force.
     pub(super) fn new(
         fleet: &Fleet,
         (file, is_as_kept): (KeptFile, bool),
@@ -123,10 +123,9 @@ impl Follower {
         self.record.look(&self.daemon, self.rules.as_deref(), changed);
         if self.failures == 0 {
             let record = self.present();
-            let written = self.record.write(&mut self.etcd, &self.keys, &record).await;
-            self.unwritten = match written {
+            self.unwritten = match self.record.write(&mut self.etcd, &self.keys, &record).await {
                 Err(why) => Some(why.to_string()),
-                // Until the next attempt it stays unwritten.
+                // The record stays unwritten until the next attempt.
                 Ok(()) => self.unwritten.take().filter(|_| self.record.waits()),
             };
         }
@@ -161,7 +160,7 @@ impl Follower {
         }
     }
 
-    /// Whether the text of the rules that run is not known: after a restart, or a trial.
+    /// Whether the text of the rules in force was not read yet: after a restart, or a trial.
     fn has_unread_rules(&self) -> bool {
         let Followed { seen, trial, .. } = &self.followed;
         let refused = self.followed.refused().map(|refused| refused.revision);
@@ -178,7 +177,7 @@ impl Follower {
         }
     }
 
-    /// Reads the text of a key, and puts it in force unless it is already.
+    /// Reads the text of a key, and puts it in force unless it already is.
     async fn take(&mut self, key: Key) -> Result<(), EtcdError> {
         let name = if key == Key::Trial { "trial" } else { "rules" };
         let Some((revision, text)) = self.etcd.text(name).await? else { return Ok(()) };
@@ -200,8 +199,7 @@ impl Follower {
                 return Ok(());
             }
         };
-        let is_same = self.followed.runs.as_ref().is_some_and(|runs| runs.sha256 == rules.sha256);
-        if key == Key::Rules && is_same {
+        if key == Key::Rules && self.followed.runs.as_ref().is_some_and(|runs| runs.sha256 == rules.sha256) {
             // Changes by hand stay, as after a restart without a fleet.
             self.rules = Some(commands);
             self.followed.takes(rules);
@@ -230,21 +228,19 @@ impl Follower {
     /// Applies rules; with a time, as a trial.
     fn apply(&mut self, rules: RunningRules, commands: Vec<Command>, left: Option<Duration>, now: Instant) {
         let left = left.map(|left| left.min(TRIAL_MAX));
-        let confirm_within_seconds = left.map(control_seconds);
-        let applied = self.request(ControlRequest::Apply {
+        let has_changed = match self.request(ControlRequest::Apply {
             rules: commands.clone(),
-            confirm_within_seconds,
+            confirm_within_seconds: left.map(control_seconds),
             keeps_locals: true,
-        });
-        let differences = match &applied {
-            Ok(Reply::Applied(differences)) => differences.len(),
-            Ok(_) => 0,
+        }) {
+            Ok(Reply::Applied(differences)) => !differences.is_empty(),
+            Ok(_) => false,
             Err(error) => match error.refusal() {
                 Some(refusal) => {
                     return self.followed.refuses(rules.revision, cut(refusal.to_string()), now);
                 }
-                // Published, but for a late worker.
-                None => 1,
+                // The rules are published, and a worker is late.
+                None => true,
             },
         };
         let RunningRules { revision, sha256 } = &rules;
@@ -255,7 +251,7 @@ impl Follower {
             None => self.followed.takes(rules),
             Some(left) => {
                 let until = now + left + TRIAL_GRACE;
-                self.followed.trial = Some(RunningTrial { rules, until, waits: differences > 0 });
+                self.followed.trial = Some(RunningTrial { rules, until, waits: has_changed });
             }
         }
     }
@@ -265,13 +261,12 @@ impl Follower {
         !trial.waits || self.request(ControlRequest::Confirm(Verdict::Keep)).is_ok()
     }
 
-    /// Returns to what ran before the trial.
+    /// Returns to the rules before the trial.
     fn end_trial(&mut self, why: &str) {
         let Some(trial) = self.followed.trial.take() else { return };
         tracing::warn!("etcd: the trial of revision {} has ended: {why}", trial.rules.revision);
-        let taken_back = !trial.waits || self.request(ControlRequest::Confirm(Verdict::TakeBack)).is_ok();
-        if !taken_back {
-            // The control thread has taken it back itself, or an operator has confirmed it here.
+        if trial.waits && self.request(ControlRequest::Confirm(Verdict::TakeBack)).is_err() {
+            // The control thread has already taken the trial back, or an operator has confirmed it on this director.
             self.followed.runs = None;
         }
         self.rules = None;
@@ -279,8 +274,11 @@ impl Follower {
 
     /// A change of the control thread, with its lines in log and events.
     fn request(&self, request: ControlRequest) -> Result<Reply, CommandError> {
-        let pid = process::id().try_into().unwrap_or(0);
-        let by = Requester { uid: geteuid().as_raw(), pid, program: "xvs-fleet".to_owned() };
+        let by = Requester {
+            uid: geteuid().as_raw(),
+            pid: process::id().try_into().unwrap_or(0),
+            program: "xvs-fleet".to_owned(),
+        };
         let answer = self.daemon.request_by(request.clone(), Some(by.clone()));
         log_changes(changes(&request, &answer), &by);
         answer
@@ -295,13 +293,16 @@ impl Follower {
         self.file.write(&self.kept);
     }
 
-    /// This director as it is now.
+    /// The current record of this director.
     fn present(&self) -> FleetDirector {
-        let runs = self.followed.in_force().cloned();
-        FleetDirector { runs, refused: self.followed.refused().cloned(), ..self.record.present() }
+        FleetDirector {
+            runs: self.followed.in_force().cloned(),
+            refused: self.followed.refused().cloned(),
+            ..self.record.present()
+        }
     }
 
-    /// Lets other threads see all this.
+    /// Updates the view of other threads.
     fn show(&mut self) {
         let warnings = self.found_warnings();
         let shared = self.daemon.shared();
@@ -313,28 +314,28 @@ impl Follower {
             self.keys.directors.iter().filter(|entry| !self.record.wrote(entry)).map(director_of).collect();
         directors.push(present);
         directors.sort_by(|one, other| one.name.cmp(&other.name));
-        let left = |trial: &RunningTrial| trial.until.saturating_duration_since(Instant::now()).as_secs();
-        let seconds_left = self.followed.trial.as_ref().map(left);
-        let trial = self.keys.seen.trial.map(|revision| Trial { revision, seconds_left });
-        let has_answered = self.keys.seen.revision > 0;
+        let now = Instant::now();
+        let running = self.followed.trial.as_ref();
         let mut report = FleetReport {
             fleet: self.fleet.clone(),
             director,
-            etcd: has_answered.then(|| self.etcd.url().to_owned()),
+            etcd: (self.keys.seen.revision > 0).then(|| self.etcd.url().to_owned()),
             silent: self.silent.clone(),
             rules: self.keys.seen.rules,
-            trial,
-            // Those of the state.
+            trial: self.keys.seen.trial.map(|revision| Trial {
+                revision,
+                seconds_left: running.map(|trial| trial.until.saturating_duration_since(now).as_secs()),
+            }),
+            // The view adds the warnings of the state.
             warnings: Vec::new(),
             directors,
             settling: Vec::new(),
         };
-        report.settling = self.settling.look(&report, Instant::now());
-        let mut state = self.view.state();
-        *state = State { report, warnings, looked: Instant::now() };
+        report.settling = self.settling.look(&report, now);
+        *self.view.state() = State { report, warnings, looked: now };
     }
 
-    /// The present warnings.
+    /// The current warnings.
     fn found_warnings(&self) -> Vec<Warning> {
         let mut all = Vec::new();
         let mut warn = |kind, object: &str, text| all.push(Warning::new(kind, object, text));
@@ -347,15 +348,25 @@ impl Follower {
             None => "the rules that xvsd began with stay in force",
         };
         if let Some(Silence { why, seconds }) = &self.silent {
-            let time = duration::in_words(*seconds);
-            let step = "start it there, or correct `etcd` in [fleet] of xvs.toml";
-            warn(EtcdSilent, "", format!("etcd has not answered for {time}, and {stays}: {why}; {step}"));
+            warn(
+                EtcdSilent,
+                "",
+                format!(
+                    "etcd has not answered for {}, and {stays}: {why}; start it there, or correct `etcd` in [fleet] of \
+                     xvs.toml",
+                    duration::in_words(*seconds)
+                ),
+            );
         } else if seen.rules.is_none() && seen.trial.is_none() {
-            let step = "`xvs fleet apply FILE` writes them";
-            warn(FleetRulesMissing, "", format!("etcd has no rules for fleet {fleet}, and {stays}; {step}"));
+            warn(
+                FleetRulesMissing,
+                "",
+                format!(
+                    "etcd has no rules for fleet {fleet}, and {stays}; `xvs fleet apply FILE` writes them"
+                ),
+            );
         }
-        if let Some(refused) = self.followed.refused() {
-            let revision = refused.revision;
+        if let Some(RefusedRules { revision, why }) = self.followed.refused() {
             let stays = match self.followed.in_force() {
                 Some(runs) => format!("those of revision {} stay", runs.revision),
                 None => "the former ones stay".to_owned(),
@@ -364,18 +375,18 @@ impl Follower {
                 FleetRulesRefused,
                 &revision.to_string(),
                 format!(
-                    "the rules of revision {revision} in etcd are refused, and {stays} in force: {}; correct that, and \
-                     `xvs fleet apply FILE`",
-                    refused.why
+                    "the rules of revision {revision} in etcd are refused, and {stays} in force: {why}; correct that, and \
+                     `xvs fleet apply FILE`"
                 ),
             );
         }
         if self.is_held_up {
-            let step = "`xvs confirm` or `xvs confirm --take-back` ends that";
             warn(
                 FleetRulesWait,
                 "",
-                format!("new rules in etcd wait, because rules applied by hand wait to be confirmed; {step}"),
+                "new rules in etcd wait, because rules applied by hand wait to be confirmed; `xvs confirm` or `xvs confirm \
+                 --take-back` ends that"
+                    .to_owned(),
             );
         }
         if let Some((before, after)) = self.followed.rolled_back {
@@ -412,7 +423,7 @@ impl Follower {
     }
 }
 
-/// After how many seconds the control thread ends a trial that has this time left.
+/// The number of seconds after which the control thread ends a trial that has this time left.
 fn control_seconds(left: Duration) -> u32 {
     u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(CONTROL_GRACE_SECONDS)
 }
