@@ -8,6 +8,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::objects::list_key::ListKey;
 use xvs_model::objects::listed::ListSummary;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::fleet::{FleetDirector, FleetReport};
@@ -22,7 +23,7 @@ use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text, families};
 use crate::connection_log::Logged;
 use crate::rights::seccomp::{Refused, refused};
-use crate::shared::{DURATION_BOUNDS, Facts, Shared};
+use crate::shared::{DURATION_BOUNDS, Facts, Shared, WorkerFacts};
 use crate::{history, status};
 
 /// The values that these metrics are read from.
@@ -31,8 +32,6 @@ pub(super) struct Readings<'a> {
     snapshot: &'a Snapshot,
     warnings: Vec<Warning>,
     facts: Facts,
-    services: usize,
-    destinations: usize,
     /// The number of destinations without their own lines.
     left_out: usize,
     total: StatsValues,
@@ -51,13 +50,10 @@ pub(super) fn write(
     limit: DestinationLimit,
 ) {
     let facts = shared.facts();
-    let (services, destinations) = snapshot.configured();
     let readings = Readings {
         shared,
         snapshot,
         warnings: status::warnings(shared, health),
-        services,
-        destinations,
         left_out: snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum(),
         total: shared.total.sum(),
         lists: status::lists(snapshot),
@@ -103,12 +99,9 @@ impl Family<Items> {
             Items::List(value) => {
                 self.begin(text);
                 for list in &readings.lists {
-                    let service = list.list.service.map_or("all".to_owned(), |service| service.to_string());
-                    text.sample(
-                        self.name,
-                        &[("list", &list.list.kind.name()), ("service", &service)],
-                        value(list),
-                    );
+                    let ListKey { kind, service } = list.list;
+                    let service = service.map_or("all".to_owned(), |service| service.to_string());
+                    text.sample(self.name, &[("list", &kind.name()), ("service", &service)], value(list));
                 }
             }
             Items::Sync(value) => {
@@ -213,13 +206,10 @@ static FAMILIES: &[Family<Items>] = &families! {
         "Time from a request to the control thread to its reply; a change is in force with the reply."
         Items::Lines(|readings, name, text| {
             for (access, kind) in [(Access::Change, "change"), (Access::Read, "read")] {
-                text.histogram(
-                    name,
-                    &[("kind", &kind)],
-                    &readings.shared.request_durations.of(access),
-                    FIRST_DURATION_BOUND..DURATION_BOUNDS - 1,
-                    1e6,
-                );
+                let durations = readings.shared.request_durations.of(access);
+                let sum = durations.sum.value() as f64 / 1e6;
+                let exponents = FIRST_DURATION_BOUND..DURATION_BOUNDS - 1;
+                text.histogram(name, &[("kind", &kind)], &durations.counts(), sum, exponents, 1e6);
             }
         });
     Gauge "xvs_table_size_connections" "Connections and templates that the table can hold."
@@ -240,9 +230,9 @@ static FAMILIES: &[Family<Items>] = &families! {
     Gauge "xvs_snapshot_epoch" "Number of published configurations; the last one is in force."
         Items::Director(|readings| readings.snapshot.epoch as f64);
     Gauge "xvs_services" "Virtual services."
-        Items::Director(|readings| readings.services as f64);
+        Items::Director(|readings| readings.snapshot.configured().0 as f64);
     Gauge "xvs_destinations" "Destinations (real servers) of all services."
-        Items::Director(|readings| readings.destinations as f64);
+        Items::Director(|readings| readings.snapshot.configured().1 as f64);
     Gauge "xvs_destinations_left_out" "Destinations without their own lines because of metrics_destinations."
         Items::Director(|readings| readings.left_out as f64);
     Gauge "xvs_disabled_real_servers" "Disabled real servers, each as xvs disable named it."
@@ -326,12 +316,9 @@ static FAMILIES: &[Family<Items>] = &families! {
     Gauge "xvs_worker_info" "Always 1; the core of a worker, and whether and why the kernel copies its frames."
         Items::Lines(|readings, name, text| {
             for (number, worker) in readings.facts.workers.iter().enumerate() {
-                let core = worker.core.map(|core| core.to_string()).unwrap_or_default();
-                text.sample(
-                    name,
-                    &[("worker", &number), ("core", &core), ("copy_mode", &worker.copy_mode)],
-                    1,
-                );
+                let WorkerFacts { core, copy_mode, .. } = worker;
+                let core = core.map(|core| core.to_string()).unwrap_or_default();
+                text.sample(name, &[("worker", &number), ("core", &core), ("copy_mode", copy_mode)], 1);
             }
         });
     Counter "xvs_worker_received_packets_total" "Frames received by AF_XDP."
@@ -404,18 +391,16 @@ static FAMILIES: &[Family<Items>] = &families! {
     Histogram "xvs_worker_burst_packets" "Frames in a burst of a worker; 64 at most."
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
-                text.histogram(name, &[("worker", &number)], &counters.bursts, 0..BURST_SIZES, 1.0);
+                let (counts, sum) = (counters.bursts.counts(), counters.bursts.sum.value() as f64);
+                text.histogram(name, &[("worker", &number)], &counts, sum, 0..BURST_SIZES, 1.0);
             }
         });
     Counter "xvs_worker_dropped_packets_total" "Frames that a worker dropped, by reason."
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
                 for reason in DropReason::all() {
-                    text.sample(
-                        name,
-                        &[("worker", &number), ("reason", &reason.name())],
-                        counters.dropped(reason).value(),
-                    );
+                    let count = counters.dropped(reason).value();
+                    text.sample(name, &[("worker", &number), ("reason", &reason.name())], count);
                 }
             }
         });
@@ -424,11 +409,8 @@ static FAMILIES: &[Family<Items>] = &families! {
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
                 for reason in &history::KERNEL {
-                    text.sample(
-                        name,
-                        &[("worker", &number), ("reason", &reason.label)],
-                        (reason.counter)(counters).value(),
-                    );
+                    let count = (reason.counter)(counters).value();
+                    text.sample(name, &[("worker", &number), ("reason", &reason.label)], count);
                 }
             }
         });

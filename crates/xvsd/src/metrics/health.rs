@@ -9,7 +9,7 @@ use xvs_model::report::health::{
 };
 
 use super::services::DestinationLimit;
-use super::text::{Family, Kind, Text, families};
+use super::text::{Family, Kind, Label, Text, families};
 
 /// Writes the metrics of the file.
 pub(super) fn file(text: &mut Text, health: &HealthReport, limit: DestinationLimit) {
@@ -57,50 +57,37 @@ impl Family<Items> {
     /// Writes the lines of one virtual server.
     pub(super) fn write(&self, text: &mut Text, server: &VirtualServerHealth, limit: DestinationLimit) {
         let service = server.services.first().unwrap_or(&server.name);
+        let name = self.name;
         // The first real servers in the file's order.
         let shown = &server.real_servers[..server.real_servers.len() - limit.left_out(&server.real_servers)];
         match self.items {
             Items::Service(value) => {
                 if let Some(value) = value(server) {
-                    text.sample(self.name, &[("service", service)], value);
+                    text.sample(name, &[("service", service)], value);
                 }
             }
             Items::Destination(value) => {
                 for real in shown {
-                    text.sample(
-                        self.name,
-                        &[("service", service), ("destination", &real.endpoint)],
-                        value(real),
-                    );
+                    text.sample(name, &[("service", service), ("destination", &real.endpoint)], value(real));
                 }
             }
             Items::Check(value) => {
                 for real in shown {
+                    let labels: [Label; 2] = [("service", service), ("destination", &real.endpoint)];
                     for (number, check) in (1..).zip(&real.checks) {
                         if let Some(value) = value(check) {
-                            text.sample(
-                                self.name,
-                                &[("service", service), ("destination", &real.endpoint), ("check", &number)],
-                                value,
-                            );
+                            text.sample(name, &[labels[0], labels[1], ("check", &number)], value);
                         }
                     }
                 }
             }
             Items::State => {
                 for real in shown {
-                    for (number, check) in (1..).zip(&real.checks) {
-                        text.sample(
-                            self.name,
-                            &[
-                                ("service", service),
-                                ("destination", &real.endpoint),
-                                ("check", &number),
-                                ("probe", &check.probe),
-                                ("state", &check.state.name()),
-                            ],
-                            1,
-                        );
+                    let labels: [Label; 2] = [("service", service), ("destination", &real.endpoint)];
+                    for (number, CheckHealth { probe, state, .. }) in (1..).zip(&real.checks) {
+                        let more: [Label; 3] =
+                            [("check", &number), ("probe", probe), ("state", &state.name())];
+                        text.sample(name, &[&labels[..], &more].concat(), 1);
                     }
                 }
             }

@@ -4,10 +4,8 @@
 //! Source of node_exporter's names and labels: its `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs` (kernel,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`).
 
-use std::fmt::{self, Display};
-
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::counters::{RESPONSE_RANGES, RESPONSE_UNIT_MICROS, StatsValues};
+use xvs_dataplane::counters::{RESPONSE_RANGES, RESPONSE_UNIT_MICROS};
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
@@ -53,17 +51,14 @@ impl Family<Items> {
         service: &Service,
         limit: DestinationLimit,
     ) {
-        let key = service.key;
+        let (name, key) = (self.name, service.key);
         match self.items {
-            Items::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
+            Items::Service(value) => text.sample(name, &[("service", &key)], value(service, snapshot)),
             Items::Destination(value) => {
                 let key = key.to_string();
                 for member in limit.shown(service) {
-                    text.sample(
-                        self.name,
-                        &[("service", &key), ("destination", &member.endpoint)],
-                        value(member),
-                    );
+                    let value = value(member);
+                    text.sample(name, &[("service", &key), ("destination", &member.endpoint)], value);
                 }
             }
             Items::Responses => {
@@ -71,8 +66,8 @@ impl Family<Items> {
                 for member in limit.shown(service) {
                     let (counts, sum_micros) = member.live.responses.sum();
                     if counts.iter().any(|count| *count != 0) {
-                        text.buckets(
-                            self.name,
+                        text.histogram(
+                            name,
                             &[("service", &key), ("destination", &member.endpoint)],
                             &counts,
                             sum_micros as f64 / 1e6,
@@ -89,7 +84,7 @@ impl Family<Items> {
                         limit.shown(service).iter().find(|other| other.endpoint == member.endpoint)
                     });
                     if other.is_none() || key.family() == AddressFamily::V4 {
-                        backend(self.name, text, key, member, value(member) + other.map_or(0, value));
+                        backend(name, text, key, member, value(member) + other.map_or(0, value));
                     }
                 }
             }
@@ -110,42 +105,25 @@ fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
 
 fn backend(name: &str, text: &mut Text, key: ServiceKey, member: &Member, value: u64) {
     // A mark service has no address and the port 0. The label of its mark has eight hexadecimal digits.
-    let (address, port, proto, mark): (&dyn Display, u16, &dyn Display, &dyn Display) = match &key {
+    let (address, port, proto, mark) = match key {
         ServiceKey::Address { protocol, endpoint } => {
-            (&endpoint.addr.to_canonical(), endpoint.port, protocol, &"")
+            (endpoint.addr.to_canonical().to_string(), endpoint.port, protocol.to_string(), String::new())
         }
-        ServiceKey::Mark { mark, .. } => (&"", 0, &"FWM", &Hex(*mark)),
+        ServiceKey::Mark { mark, .. } => (String::new(), 0, "FWM".to_owned(), format!("{mark:08X}")),
     };
     let remote = member.endpoint;
     text.sample(
         name,
         &[
-            ("local_address", address),
-            ("local_mark", mark),
+            ("local_address", &address),
+            ("local_mark", &mark),
             ("local_port", &port),
-            ("proto", proto),
+            ("proto", &proto),
             ("remote_address", &remote.addr.to_canonical()),
             ("remote_port", &remote.port),
         ],
         value,
     );
-}
-
-/// A mark as the kernel prints it.
-struct Hex(u32);
-
-impl Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08X}", self.0)
-    }
-}
-
-fn service_stats(service: &Service) -> StatsValues {
-    service.live.stats()
-}
-
-fn stats(member: &Member) -> StatsValues {
-    member.live.stats.sum()
 }
 
 /// The families with lines for each service or destination, in the order of the page.
@@ -158,25 +136,25 @@ pub(super) static FAMILIES: &[Family<Items>] = &families! {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
         });
     Counter "xvs_service_connections_total" "Connections scheduled by a service."
-        Items::Service(|service, _| service_stats(service).connections);
+        Items::Service(|service, _| service.live.stats().connections);
     Counter "xvs_service_incoming_packets_total" "Packets from clients to a service (InPkts)."
-        Items::Service(|service, _| service_stats(service).in_packets);
+        Items::Service(|service, _| service.live.stats().in_packets);
     Counter "xvs_service_outgoing_packets_total" "Packets of a service to clients (OutPkts)."
-        Items::Service(|service, _| service_stats(service).out_packets);
+        Items::Service(|service, _| service.live.stats().out_packets);
     Counter "xvs_service_incoming_bytes_total" "Bytes of IP packets from clients to a service (InBytes)."
-        Items::Service(|service, _| service_stats(service).in_bytes);
+        Items::Service(|service, _| service.live.stats().in_bytes);
     Counter "xvs_service_outgoing_bytes_total" "Bytes of IP packets of a service to clients (OutBytes)."
-        Items::Service(|service, _| service_stats(service).out_bytes);
+        Items::Service(|service, _| service.live.stats().out_bytes);
     Counter "xvs_destination_connections_total" "Connections scheduled to a destination."
-        Items::Destination(|member| stats(member).connections);
+        Items::Destination(|member| member.live.stats.sum().connections);
     Counter "xvs_destination_incoming_packets_total" "Packets from clients to a destination (InPkts)."
-        Items::Destination(|member| stats(member).in_packets);
+        Items::Destination(|member| member.live.stats.sum().in_packets);
     Counter "xvs_destination_outgoing_packets_total" "Packets of a destination to clients (OutPkts)."
-        Items::Destination(|member| stats(member).out_packets);
+        Items::Destination(|member| member.live.stats.sum().out_packets);
     Counter "xvs_destination_incoming_bytes_total" "Bytes of IP packets from clients to a destination (InBytes)."
-        Items::Destination(|member| stats(member).in_bytes);
+        Items::Destination(|member| member.live.stats.sum().in_bytes);
     Counter "xvs_destination_outgoing_bytes_total" "Bytes of IP packets of a destination to clients (OutBytes)."
-        Items::Destination(|member| stats(member).out_bytes);
+        Items::Destination(|member| member.live.stats.sum().out_bytes);
     Gauge "xvs_destination_active_connections" "ActiveConn of a destination."
         Items::Destination(|member| member.live.load().active.into());
     Gauge "xvs_destination_inactive_connections" "InActConn of a destination."

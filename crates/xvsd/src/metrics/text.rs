@@ -10,7 +10,6 @@ use std::fmt::{Display, Write};
 use std::ops::Range;
 
 use metrics_exporter_prometheus::formatting::{sanitize_label_value, write_help_line, write_type_line};
-use xvs_dataplane::counters::Histogram;
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +39,15 @@ macro_rules! families {
 pub(super) use families;
 
 impl<Items> Family<Items> {
-    /// Writes the header of the family.
+    /// Writes the header of the family: help and type.
     pub(super) fn begin(&self, text: &mut Text) {
-        text.family(self.name, self.kind, self.help);
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        write_help_line(&mut text.0, self.name, None, None, self.help);
+        write_type_line(&mut text.0, self.name, None, None, kind);
     }
 
     /// Writes a family of one line; nothing without a value.
@@ -62,44 +67,14 @@ pub(super) type Label<'a> = (&'static str, &'a dyn Display);
 pub(super) struct Text(String);
 
 impl Text {
-    /// Writes the header of a family: help and type.
-    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        write_help_line(&mut self.0, name, None, None, help);
-        write_type_line(&mut self.0, name, None, None, kind);
-    }
-
     /// Writes a line.
     pub(super) fn sample(&mut self, name: &str, labels: &[Label], value: impl Display) {
         self.line(&[name], labels, value);
     }
 
     /// Writes the lines of a histogram, with buckets at 2^`exponents`. A unit of the metric is `scale` units of the
-    /// histogram.
-    pub(super) fn histogram<const N: usize>(
-        &mut self,
-        name: &str,
-        labels: &[Label],
-        histogram: &Histogram<N>,
-        exponents: Range<usize>,
-        scale: f64,
-    ) {
-        self.buckets(
-            name,
-            labels,
-            &histogram.counts(),
-            histogram.sum.value() as f64 / scale,
-            exponents,
-            scale,
-        );
-    }
-
-    /// Writes a histogram as [`Self::histogram`], with these counts in the ranges, and this sum in the metric's unit.
-    pub(super) fn buckets(
+    /// ranges of `counts`; `sum` is in the metric's unit.
+    pub(super) fn histogram(
         &mut self,
         name: &str,
         labels: &[Label],
@@ -151,12 +126,14 @@ impl From<Text> for String {
 
 #[cfg(test)]
 mod tests {
+    use xvs_dataplane::counters::Histogram;
+
     use super::*;
 
     #[test]
     fn special_characters_of_a_label_are_escaped_and_others_are_unchanged() {
         let mut text = Text::default();
-        text.family("a_b", Kind::Gauge, "What it is.");
+        Family { kind: Kind::Gauge, name: "a_b", help: "What it is.", items: () }.begin(&mut text);
         text.sample("a_b", &[], 1.5);
         text.sample("a_b", &[("x", &"C:\\ \"no\"\n"), ("y", &7)], 18_446_744_073_709_551_615_u64);
         let expected = concat!(
@@ -171,7 +148,8 @@ mod tests {
         let histogram = Histogram::<24>::default();
         [100, 128, 129, 3000, 1 << 40].into_iter().for_each(|value| histogram.count(value));
         let mut text = Text::default();
-        text.histogram("t_seconds", &[("kind", &"x")], &histogram, 7..9, 1e6);
+        let sum = histogram.sum.value() as f64 / 1e6;
+        text.histogram("t_seconds", &[("kind", &"x")], &histogram.counts(), sum, 7..9, 1e6);
         let expected = concat!(
             "t_seconds_bucket{kind=\"x\",le=\"0.000128\"} 2\n",
             "t_seconds_bucket{kind=\"x\",le=\"0.000256\"} 3\n",
