@@ -141,8 +141,7 @@ impl Followed {
 
     /// Enters rules that were refused.
     pub(super) fn refuses(&mut self, revision: u64, why: String, now: Instant) {
-        let seen = self.seen;
-        self.refused.retain(|(old, _)| old.revision != revision && seen.has(old.revision));
+        self.refused.retain(|(old, _)| old.revision != revision && self.seen.has(old.revision));
         self.refused.push((RefusedRules { revision, why: why.into() }, now + RETRY));
     }
 
@@ -156,11 +155,8 @@ impl Followed {
     }
 
     fn forget_revisions(&mut self) {
-        if let Some(trial) = &mut self.trial {
-            trial.rules.revision = 0;
-        }
-        if let Some(runs) = &mut self.runs {
-            runs.revision = 0;
+        for rules in self.trial.iter_mut().map(|trial| &mut trial.rules).chain(&mut self.runs) {
+            rules.revision = 0;
         }
     }
 }

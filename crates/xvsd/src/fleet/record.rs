@@ -40,6 +40,7 @@ const RECORD_MAX_BYTES: usize = 32 << 10;
 const SAME_NAME: char = '@';
 
 /// The writer of the record.
+#[derive(Default)]
 pub(super) struct Record {
     name: String,
     instance: String,
@@ -50,31 +51,18 @@ pub(super) struct Record {
     total: Stats,
     /// The configuration whose rules were compared last.
     compared: Option<u64>,
-    /// The lease of the key that was written last.
-    lease: Option<u64>,
+    /// The lease of the key that was written last, and when it was prolonged.
+    lease: Option<(u64, Instant)>,
     /// The director's name, after `directors/`.
     key: String,
     written: Option<FleetDirector>,
-    prolonged: Instant,
-    not_before: Instant,
+    /// Earliest time of the next write after a refused one.
+    not_before: Option<Instant>,
 }
 
 impl Record {
     pub(super) fn new(name: String, instance: String) -> Self {
-        let now = Instant::now();
-        Self {
-            name,
-            instance,
-            figures: FleetDirector::default(),
-            looked: None,
-            total: Stats::default(),
-            compared: None,
-            lease: None,
-            key: String::new(),
-            written: None,
-            prolonged: now,
-            not_before: now,
-        }
+        Self { name, instance, ..Self::default() }
     }
 
     /// Updates the director's figures if that is due, or if its rules have just changed. `rules` are the commands in
@@ -144,15 +132,11 @@ impl Record {
         keys: &Keys,
         record: &FleetDirector,
     ) -> Result<(), EtcdError> {
-        let now = Instant::now();
-        if now < self.not_before {
+        if self.waits() {
             return Ok(());
         }
-        let written = self.write_now(etcd, keys, record).await;
-        if written.is_err() {
-            self.not_before = now + LOOK;
-        }
-        written
+        let begun = Instant::now();
+        self.write_now(etcd, keys, record).await.inspect_err(|_| self.not_before = Some(begun + LOOK))
     }
 
     async fn write_now(
@@ -166,23 +150,17 @@ impl Record {
             self.end(etcd).await;
             self.key = name.clone();
         }
-        if let Some(lease) = self.lease.filter(|_| self.prolonged.elapsed() >= ALIVE) {
-            if !etcd.keep_alive(lease).await? {
-                self.lease = None;
-            }
-            self.prolonged = Instant::now();
+        if let Some((lease, prolonged)) = self.lease
+            && prolonged.elapsed() >= ALIVE
+        {
+            self.lease = etcd.keep_alive(lease).await?.then(|| (lease, Instant::now()));
         }
         if self.lease.is_some() && holder.is_some() && self.written.as_ref() == Some(record) {
             return Ok(());
         }
-        let lease = match self.lease {
+        let (lease, _) = match self.lease {
             Some(lease) => lease,
-            None => {
-                let lease = etcd.grant(LEASE).await?;
-                self.lease = Some(lease);
-                self.prolonged = Instant::now();
-                lease
-            }
+            None => *self.lease.insert((etcd.grant(LEASE).await?, Instant::now())),
         };
         let key = format!("directors/{name}");
         let value =
@@ -197,13 +175,13 @@ impl Record {
 
     /// Whether a write was refused, and is tried again later.
     pub(super) fn waits(&self) -> bool {
-        Instant::now() < self.not_before
+        self.not_before.is_some_and(|time| Instant::now() < time)
     }
 
     /// Ends the lease, with the record.
     pub(super) async fn end(&mut self, etcd: &mut Etcd) {
         self.written = None;
-        if let Some(lease) = self.lease.take() {
+        if let Some((lease, _)) = self.lease.take() {
             // Without an answer the lease ends by itself.
             let _ = etcd.revoke(lease).await;
         }

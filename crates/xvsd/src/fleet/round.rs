@@ -348,76 +348,54 @@ impl Follower {
             None => "the rules that xvsd began with stay in force",
         };
         if let Some(Silence { why, seconds }) = &self.silent {
-            warn(
-                EtcdSilent,
-                "",
-                format!(
-                    "etcd has not answered for {}, and {stays}: {why}; start it there, or correct `etcd` in [fleet] of \
-                     xvs.toml",
-                    duration::in_words(*seconds)
-                ),
+            let time = duration::in_words(*seconds);
+            let text = format!(
+                "etcd has not answered for {time}, and {stays}: {why}; start it there, or correct `etcd` in [fleet] of \
+                 xvs.toml"
             );
+            warn(EtcdSilent, "", text);
         } else if seen.rules.is_none() && seen.trial.is_none() {
-            warn(
-                FleetRulesMissing,
-                "",
-                format!(
-                    "etcd has no rules for fleet {fleet}, and {stays}; `xvs fleet apply FILE` writes them"
-                ),
+            let text = format!(
+                "etcd has no rules for fleet {fleet}, and {stays}; `xvs fleet apply FILE` writes them"
             );
+            warn(FleetRulesMissing, "", text);
         }
         if let Some(RefusedRules { revision, why }) = self.followed.refused() {
             let stays = match self.followed.in_force() {
                 Some(runs) => format!("those of revision {} stay", runs.revision),
                 None => "the former ones stay".to_owned(),
             };
-            warn(
-                FleetRulesRefused,
-                &revision.to_string(),
-                format!(
-                    "the rules of revision {revision} in etcd are refused, and {stays} in force: {why}; correct that, and \
-                     `xvs fleet apply FILE`"
-                ),
+            let text = format!(
+                "the rules of revision {revision} in etcd are refused, and {stays} in force: {why}; correct that, and \
+                 `xvs fleet apply FILE`"
             );
+            warn(FleetRulesRefused, &revision.to_string(), text);
         }
         if self.is_held_up {
-            warn(
-                FleetRulesWait,
-                "",
-                "new rules in etcd wait, because rules applied by hand wait to be confirmed; `xvs confirm` or `xvs confirm \
-                 --take-back` ends that"
-                    .to_owned(),
-            );
+            let text = "new rules in etcd wait, because rules applied by hand wait to be confirmed; `xvs confirm` or `xvs \
+                        confirm --take-back` ends that";
+            warn(FleetRulesWait, "", text.to_owned());
         }
         if let Some((before, after)) = self.followed.rolled_back {
-            warn(
-                FleetRolledBack,
-                "",
-                format!(
-                    "etcd was restored from a backup, or is another one: it had revision {before} and then {after}; its \
-                     rules are in force as they are there now; `xvs fleet apply FILE` writes the newest"
-                ),
+            let text = format!(
+                "etcd was restored from a backup, or is another one: it had revision {before} and then {after}; its \
+                 rules are in force as they are there now; `xvs fleet apply FILE` writes the newest"
             );
+            warn(FleetRolledBack, "", text);
         }
         for other in self.record.of_same_name(&self.keys.directors) {
-            warn(
-                FleetNameTaken,
-                &other.instance.to_string(),
-                format!(
-                    "another director of fleet {fleet} has the name {director} too, on {}; give one of them another name: \
-                     `director` in [fleet] of xvs.toml",
-                    other.host
-                ),
+            let text = format!(
+                "another director of fleet {fleet} has the name {director} too, on {}; give one of them another name: \
+                 `director` in [fleet] of xvs.toml",
+                other.host
             );
+            warn(FleetNameTaken, &other.instance.to_string(), text);
         }
         if let Some(why) = &self.unwritten {
-            warn(
-                FleetRecordUnwritten,
-                "",
-                format!(
-                    "other directors do not see this one as it is, because its record is not written: {why}"
-                ),
+            let text = format!(
+                "other directors do not see this one as it is, because its record is not written: {why}"
             );
+            warn(FleetRecordUnwritten, "", text);
         }
         all
     }
