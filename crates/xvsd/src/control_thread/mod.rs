@@ -29,7 +29,8 @@ use xvs_model::protocol::request::Access;
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::setting::Source;
 use xvs_model::report::status::{BondMember, LinkState};
-use xvs_model::report::warning::{Warning, WarningKind};
+use xvs_model::report::warning::Warning;
+use xvs_model::report::warning::WarningKind::*;
 use xvs_proto::LinkId;
 use xvs_proto::network::{LinkKind, Network};
 use xvs_xdp::card::short_packets;
@@ -232,12 +233,8 @@ impl ControlThread {
             }
             _ => self.control.handle(request, now),
         };
-        self.shared.events.record_all(
-            Kind::Change,
-            self.control.epoch(),
-            requester,
-            changes(request, &answer),
-        );
+        let changed = changes(request, &answer);
+        self.shared.events.record_all(Kind::Change, self.control.epoch(), requester, changed);
         if request.access() == Access::Change {
             self.update_facts();
             self.has_answered_change = true;
@@ -322,7 +319,7 @@ impl ControlThread {
         self.mark_warnings = found
             .warnings
             .iter()
-            .map(|Notice { object, text }| Warning::new(WarningKind::MarkRulesUnread, object, text))
+            .map(|Notice { object, text }| Warning::new(MarkRulesUnread, object, text))
             .collect();
     }
 
@@ -397,19 +394,13 @@ impl ControlThread {
         self.not_attached = next.map(|(_, (name, _))| name).filter(|_| attached.is_err());
         if let Err(error) = attached {
             let name = self.not_attached.as_deref().unwrap_or_default();
-            self.attach_warnings.push(Warning::new(WarningKind::AttachFailed, name, error.to_string()));
+            self.attach_warnings.push(Warning::new(AttachFailed, name, error.to_string()));
         }
         let workers = &mut self.control.datapath().workers;
         if workers.paused {
             match workers.resume() {
                 Ok(facts) => self.shared.facts_mut().workers = facts,
-                Err(error) => {
-                    self.attach_warnings.push(Warning::new(
-                        WarningKind::WorkersPaused,
-                        "",
-                        error.to_string(),
-                    ));
-                }
+                Err(error) => self.attach_warnings.push(Warning::new(WorkersPaused, "", error.to_string())),
             }
         }
         if !self.attach_warnings.is_empty() {
@@ -550,11 +541,8 @@ impl ControlThread {
 
 /// The warnings about policy rules and routes of the kernel that are not followed.
 fn routing_warnings(notices: &[Notice]) -> Vec<Warning> {
-    first_of(
-        WarningKind::RoutingNotFollowed,
-        notices.iter().map(|Notice { object, text }| (object, text)),
-        "policy rules and routes are not followed; see `ip rule`, `ip route show table all`",
-    )
+    let more = "policy rules and routes are not followed; see `ip rule`, `ip route show table all`";
+    first_of(RoutingNotFollowed, more, notices, |notice| (&notice.object, notice.text.clone()))
 }
 
 /// Whether this time has come. If so, the next time is one interval from now.
@@ -608,16 +596,14 @@ mod tests {
         let notice =
             |number: usize| Notice { object: format!("route {number}"), text: format!("text {number}") };
         let notices: Vec<_> = (0..NAMED).map(notice).collect();
-        let named: Vec<_> = notices
-            .iter()
-            .map(|one| Warning::new(WarningKind::RoutingNotFollowed, &one.object, &one.text))
-            .collect();
+        let named: Vec<_> =
+            notices.iter().map(|one| Warning::new(RoutingNotFollowed, &one.object, &one.text)).collect();
         assert_eq!(routing_warnings(&notices), named);
         let all = routing_warnings(&(0..5000).map(notice).collect::<Vec<_>>());
         assert_eq!((all.len(), &all[..NAMED]), (NAMED + 1, &named[..]));
         let more =
             "4992 more policy rules and routes are not followed; see `ip rule`, `ip route show table all`";
-        assert_eq!(all[NAMED], Warning::new(WarningKind::RoutingNotFollowed, "", more));
+        assert_eq!(all[NAMED], Warning::new(RoutingNotFollowed, "", more));
     }
 
     #[test]

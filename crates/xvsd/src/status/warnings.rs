@@ -146,11 +146,8 @@ impl Troubles {
     fn unusable_warnings(&self, health: Option<&HealthReport>) -> Vec<Warning> {
         let lost: HashSet<_> = without_quorum(health).flat_map(VirtualServerHealth::keys).collect();
         let others: Vec<_> = self.unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
-        first_of(
-            NoUsableServer,
-            others.iter().map(|(service, why)| (service, format!("{service} {why}"))),
-            "services have no real server that can take a connection; see `xvsadm -Ln`",
-        )
+        let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
+        first_of(NoUsableServer, more, others, |(service, why)| (service, format!("{service} {why}")))
     }
 }
 
@@ -171,13 +168,9 @@ fn unanswered_warnings(all: &[Unanswered]) -> Vec<Warning> {
 
 /// The warnings of this kind about real servers of services.
 fn of_servers(kind: WarningKind, servers: &[ServerTrouble<impl Display>], more: &str) -> Vec<Warning> {
-    first_of(
-        kind,
-        servers.iter().map(|(service, endpoint, what)| {
-            (format!("{service} {endpoint}"), format!("{service}: {endpoint} {what}"))
-        }),
-        more,
-    )
+    first_of(kind, more, servers, |(service, endpoint, what)| {
+        (format!("{service} {endpoint}"), format!("{service}: {endpoint} {what}"))
+    })
 }
 
 /// The real servers of a service whose part of a hash table has no usable real server.
@@ -305,18 +298,14 @@ fn one_packet_warnings(snapshot: &Snapshot) -> Vec<Warning> {
         .map(|service| service.key)
         .collect();
     keys.sort();
-    first_of(
-        OnePacketNat,
-        keys.iter().map(|key| {
-            let text = format!(
-                "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, \
-                 so their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
-                 (`xvsadm -E`) without -o"
-            );
-            (key, text)
-        }),
-        "services have -o with masqueraded real servers; see `xvsadm -Ln`",
-    )
+    first_of(OnePacketNat, "services have -o with masqueraded real servers; see `xvsadm -Ln`", keys, |key| {
+        let text = format!(
+            "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
+             their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
+             (`xvsadm -E`) without -o"
+        );
+        (key, text)
+    })
 }
 
 /// The warnings about services of firewall marks that no rule gives.
@@ -331,14 +320,15 @@ fn mark_warnings(snapshot: &Snapshot) -> Vec<Warning> {
     }
     first_of(
         MarkWithoutRule,
-        unused.iter().map(|mark| {
+        "marks with a service and without a rule; see `xvs mark list`",
+        unused,
+        |mark| {
             let text = format!(
-                "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark \
-                 --help`, or -j MARK in PREROUTING of the table mangle), or delete the service"
+                "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
+             or -j MARK in PREROUTING of the table mangle), or delete the service"
             );
             (format!("FWM {mark}"), text)
-        }),
-        "marks with a service and without a rule; see `xvs mark list`",
+        },
     )
 }
 
@@ -372,17 +362,14 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<Warning> {
         all.push((text, *key));
     }
     all.sort_unstable();
-    first_of(
-        WarningKind::ClientAddress,
-        all.into_iter().map(|(text, key)| (key, text)),
-        "services have --client-address without FULLNAT; see `xvsadm -Ln`",
-    )
+    let more = "services have --client-address without FULLNAT; see `xvsadm -Ln`";
+    first_of(WarningKind::ClientAddress, more, all, |(text, key)| (key, text))
 }
 
 /// The warnings about FULLNAT without a local address, and about local addresses that this machine has not although it
 /// has the virtual address. Those of a backup move to it with the virtual address.
 fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
-    let [own, _] = snapshot.locals.addresses();
+    let [mut own, _] = snapshot.locals.addresses();
     let mut lacking = Vec::new();
     for service in snapshot.services.iter() {
         let lacks = service
@@ -394,36 +381,30 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning
         lacking.extend(lacks.map(|family| (service.key, family)));
     }
     lacking.sort();
-    let mut warnings = first_of(
-        NoLocalAddress,
-        lacking.iter().map(|(key, family)| {
-            let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
-            let text = format!(
-                "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
-                 laddr add ADDRESS` adds one of this machine"
-            );
-            (key, text)
-        }),
-        "services have FULLNAT real servers and no local address; see `xvsadm -Ln`",
-    );
+    let more = "services have FULLNAT real servers and no local address; see `xvsadm -Ln`";
+    let mut warnings = first_of(NoLocalAddress, more, lacking, |(key, family)| {
+        let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        let text = format!(
+            "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
+             laddr add ADDRESS` adds one of this machine"
+        );
+        (key, text)
+    });
     if snapshot
         .services
         .iter()
         .any(|service| has_address_of(network, service) && has_method(service, ForwardingMethod::FullNat))
     {
-        let absent: Vec<_> = own.into_iter().filter(|addr| !is_here(network, *addr)).collect();
-        warnings.extend(first_of(
-            LocalAddressMissing,
-            absent.iter().map(|addr| {
-                let text = format!(
-                    "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this \
-                     machine; `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if \
-                     routers send it here, `ip route add local {addr} dev lo`"
-                );
-                (addr, text)
-            }),
-            "local addresses are on no interface; see `xvs laddr list`",
-        ));
+        own.retain(|addr| !is_here(network, *addr));
+        let more = "local addresses are on no interface; see `xvs laddr list`";
+        warnings.extend(first_of(LocalAddressMissing, more, own, |addr| {
+            let text = format!(
+                "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this machine; \
+                 `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if routers send \
+                 it here, `ip route add local {addr} dev lo`"
+            );
+            (addr, text)
+        }));
     }
     warnings
 }
@@ -449,11 +430,8 @@ fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<Warning> {
         }
     }
     missing.sort_unstable();
-    first_of(
-        VrfRoute,
-        missing.into_iter().map(|(text, object)| (object, text)),
-        "real servers have no route in a VRF; see `ip route show vrf VRF`",
-    )
+    let more = "real servers have no route in a VRF; see `ip route show vrf VRF`";
+    first_of(VrfRoute, more, missing, |(text, object)| (object, text))
 }
 
 fn name_of_vrf(network: &Network, table: Table) -> String {
@@ -476,13 +454,17 @@ fn is_here(network: &Network, addr: IpAddr) -> bool {
 }
 
 /// The warnings of one kind about these objects: the first [`NAMED`], and one with the number of the others.
-pub(crate) fn first_of(
+/// `each` is the object and the text of a warning.
+pub(crate) fn first_of<T, O: Display>(
     kind: WarningKind,
-    all: impl ExactSizeIterator<Item = (impl Display, impl Into<String>)>,
     more: &str,
+    all: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    each: impl Fn(T) -> (O, String),
 ) -> Vec<Warning> {
-    let more = more_of(kind, all.len(), more);
-    all.take(NAMED).map(|(object, text)| Warning::new(kind, object, text)).chain(more).collect()
+    let all = all.into_iter();
+    let others = more_of(kind, all.len(), more);
+    let named = all.take(NAMED).map(each).map(|(object, text)| Warning::new(kind, object, text));
+    named.chain(others).collect()
 }
 
 /// The warning with the number of unnamed warnings of a kind; `None`: all are named.

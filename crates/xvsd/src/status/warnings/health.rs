@@ -16,11 +16,9 @@ pub(super) fn refused_warning(health: &HealthReport) -> Option<Warning> {
 /// The warnings about virtual servers without quorum.
 pub(super) fn quorum_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
     let lost: Vec<_> = without_quorum(health).collect();
-    first_of(
-        NoQuorum,
-        lost.iter().map(|server| (server.title(), format!("{} {}", server.title(), no_quorum(server)))),
-        "virtual servers have no quorum; see `xvs health --down`",
-    )
+    first_of(NoQuorum, "virtual servers have no quorum; see `xvs health --down`", lost, |server| {
+        (server.title(), format!("{} {}", server.title(), no_quorum(server)))
+    })
 }
 
 /// What is wrong with a virtual server without quorum.
@@ -52,36 +50,30 @@ pub(super) fn down_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
             }
         }
     }
-    first_of(ServerDown, all.into_iter(), "real servers are down; see `xvs health --down`")
+    first_of(ServerDown, "real servers are down; see `xvs health --down`", all, |one| one)
 }
 
 /// The warnings about checks that cannot run: their real servers stay as they are, whatever happens to them.
 pub(super) fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
-    of_checks(
-        CheckCannotRun,
-        health,
-        |check| Some(format!(" {}", check.cannot_run()?)),
-        "checks cannot run; see `xvs health`",
-    )
+    of_checks(CheckCannotRun, "checks cannot run; see `xvs health`", health, |check| {
+        Some(format!(" {}", check.cannot_run()?))
+    })
 }
 
 /// The warnings about agents that demand more than they can get.
 pub(super) fn agent_warnings(health: Option<&HealthReport>) -> Vec<Warning> {
-    of_checks(
-        AgentExcess,
-        health,
-        |check| Some(format!(": {}", check.agent.as_ref()?.excess()?)),
-        "agents demand too much; see `xvs health`",
-    )
+    of_checks(AgentExcess, "agents demand too much; see `xvs health`", health, |check| {
+        Some(format!(": {}", check.agent.as_ref()?.excess()?))
+    })
 }
 
 /// The warnings of this kind about checks. `problem` is the end of the sentence about a check, after its virtual server
 /// and its real server.
 fn of_checks(
     kind: WarningKind,
+    more: &str,
     health: Option<&HealthReport>,
     problem: impl Fn(&CheckHealth) -> Option<String>,
-    more: &str,
 ) -> Vec<Warning> {
     let mut all = Vec::new();
     for server in health.into_iter().flat_map(|health| &health.virtual_servers) {
@@ -94,7 +86,7 @@ fn of_checks(
             }));
         }
     }
-    first_of(kind, all.into_iter(), more)
+    first_of(kind, more, all, |one| one)
 }
 
 /// The warning about statements of a keepalived.conf that are not in force.
