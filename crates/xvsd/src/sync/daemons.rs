@@ -77,17 +77,13 @@ impl Daemons {
     /// are still sent. Called only while no worker announces.
     pub(crate) fn leave_table(&self) {
         *lock(&self.may_send) = false;
-        if let Some(announcer) = &self.master.announcer {
-            announcer.leave_table();
-        }
+        self.master.announcer.iter().for_each(master::Announcer::leave_table);
     }
 
     /// The table belongs to this process, or does so again.
     pub(crate) fn return_to_table(&self) {
         *lock(&self.may_send) = true;
-        if let Some(announcer) = &self.master.announcer {
-            announcer.return_to_table();
-        }
+        self.master.announcer.iter().for_each(master::Announcer::return_to_table);
     }
 
     /// Starts the master daemon. Without a key, or without the port, it sends only messages.

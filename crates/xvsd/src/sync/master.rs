@@ -64,15 +64,8 @@ pub(super) fn prepare(
         .map(|key| Signer::new(key, sockets[0][0].local_addr()?.ip()))
         .transpose()
         .map_err(SyncError::Signer)?;
-    Ok(Prepared {
-        daemon: daemon.clone(),
-        wanted,
-        sockets,
-        signer,
-        announcements: Arc::new(Announcements::new(facts.entries, facts.workers)),
-        published,
-        sender,
-    })
+    let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
+    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
 }
 
 /// The part of a running master daemon that reads the table for announcements.
@@ -102,14 +95,10 @@ impl Prepared {
             daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
         }
         let reader = table.reader().ok_or(SyncError::StillEnding)?;
-        let messages = Arc::new(Mutex::new(Messages::new(
-            &daemon,
-            wanted.ports,
-            announcements.clone(),
-            reader,
-            Clock::Monotonic.now(),
-        )));
-        let announcer = Announcer { messages: messages.clone(), published: published.clone() };
+        let now = Clock::Monotonic.now();
+        let messages = Messages::new(&daemon, wanted.ports, announcements.clone(), reader, now);
+        let announcer = Announcer { messages: Arc::new(Mutex::new(messages)), published: published.clone() };
+        let messages = announcer.messages.clone();
         let heard_id = sender.is_some().then_some(daemon.sync_id);
         let socket = SigningSocket { sockets, signer, port: daemon.port, announcements, signed: Vec::new() };
         let mut threads = Daemon::default();
