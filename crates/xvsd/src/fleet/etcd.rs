@@ -137,20 +137,14 @@ impl Etcd {
 
     /// A comparison: the key has this revision; `None` if there is no such key.
     pub(super) fn has_revision(&self, key: &str, revision: Option<u64>) -> Value {
-        json!({
-            "target": "MOD",
-            "key": encoded(self.key(key)),
-            "mod_revision": revision.unwrap_or(0).to_string(),
-        })
+        let revision = revision.unwrap_or(0).to_string();
+        json!({"target": "MOD", "key": encoded(self.key(key)), "mod_revision": revision})
     }
 
     /// An operation: writes a key, for as long as a lease lives; 0: without a lease.
     pub(super) fn put(&self, key: &str, value: &[u8], lease: u64) -> Value {
-        json!({"request_put": {
-            "key": encoded(self.key(key)),
-            "value": encoded(value),
-            "lease": lease.to_string(),
-        }})
+        let lease = lease.to_string();
+        json!({"request_put": {"key": encoded(self.key(key)), "value": encoded(value), "lease": lease}})
     }
 
     /// An operation: deletes a key.

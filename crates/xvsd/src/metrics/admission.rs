@@ -53,17 +53,12 @@ impl Admission {
                 })
             })
             .transpose()?;
+        let names = config.status_page_names.iter().cloned().chain([host_name()]);
         Ok(Self {
             tls: tls.map(|server| TlsAcceptor::from(Arc::new(server))),
             token: token
                 .map(|bearer| Token { basic: BASE64_STANDARD.encode(format!("xvs:{bearer}")), bearer }),
-            names: config
-                .status_page_names
-                .iter()
-                .cloned()
-                .chain([host_name()])
-                .map(|name| name.to_ascii_lowercase())
-                .collect(),
+            names: names.map(|name| name.to_ascii_lowercase()).collect(),
         })
     }
 

@@ -101,7 +101,7 @@ impl Listener {
         self.listener.local_addr()
     }
 
-    /// Starts serving the pieces of `metrics`, and the status page, on its own thread, to clients that the current
+    /// Starts serving the pieces of `metrics`, and the status page, on a separate thread, to clients that the current
     /// admission admits.
     ///
     /// # Errors
@@ -629,7 +629,7 @@ mod tests {
             let mut stream = StreamOwned::new(session, TcpStream::connect(address)?);
             stream.write_all(format!("GET /metrics HTTP/1.0\r\n{headers}\r\n").as_bytes())?;
             let mut text = String::new();
-            // Fails without close_notify, by which a client knows that the page is whole.
+            // Fails without close_notify, which marks the end of a whole page.
             stream.read_to_string(&mut text)?;
             Ok(text)
         }
@@ -703,7 +703,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        // The clock moves by itself while nothing else happens.
+        // The paused clock advances while no task runs.
         let pages = Pages { metrics: two_pieces, status: status_page(false) };
         client(stream, &pages, &secured.admission()).await;
         assert_eq!(silent.read(&mut [0]).unwrap(), 0);

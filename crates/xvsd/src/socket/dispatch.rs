@@ -125,11 +125,8 @@ impl Handler for Dispatch {
             }
             Request::LocalUse => {
                 let addresses = daemon.ask(question::local_addresses())?;
-                let exhausted = shared
-                    .workers()
-                    .iter()
-                    .map(|counters| counters.dropped(DropReason::NoLocalPort).value())
-                    .sum();
+                let exhausted =
+                    shared.workers().iter().map(|one| one.dropped(DropReason::NoLocalPort).value()).sum();
                 Reply::LocalUse(local_addresses::report(&addresses, shared.reader(), exhausted))
             }
             Request::Reload | Request::ReloadAcceptingLoss => {
@@ -206,12 +203,9 @@ impl Dispatch {
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);
         }
+        let watchdog = daemon.shared().watchdog.get();
         Ok(Reply::Prepares {
-            watchdog_millis: daemon
-                .shared()
-                .watchdog
-                .get()
-                .and_then(|time| u64::try_from(time.as_millis()).ok()),
+            watchdog_millis: watchdog.and_then(|time| u64::try_from(time.as_millis()).ok()),
         })
     }
 

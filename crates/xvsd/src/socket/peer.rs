@@ -55,16 +55,12 @@ impl Rules {
     pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
         let uid = credentials.uid();
-        Ok(Peer {
-            pid: credentials.pid(),
-            uid,
-            access: self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?),
-            process: u32::try_from(credentials.pid())
-                .ok()
-                .filter(|_| self.may_take_over(uid))
-                .and_then(|number| Process::of_peer(stream, number).ok())
-                .map(Arc::new),
-        })
+        let access = self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?);
+        let process = match u32::try_from(credentials.pid()) {
+            Ok(number) if self.may_take_over(uid) => Process::of_peer(stream, number).ok().map(Arc::new),
+            _ => None,
+        };
+        Ok(Peer { pid: credentials.pid(), uid, access, process })
     }
 
     fn may_take_over(self, uid: u32) -> bool {

@@ -34,7 +34,6 @@ use xvs_sched::ServiceKey;
 
 use crate::connection_log::Logged;
 use crate::history::{INTERVAL, Reason, Sample, WINDOW};
-use crate::log::Losses;
 use crate::shared::{Facts, Shared};
 use crate::status::services::Services;
 use crate::status::warnings::Troubles;
@@ -42,6 +41,7 @@ use crate::sync_peers::SyncPeers;
 
 /// The readings that a report is built from.
 struct Readings<'a> {
+    shared: &'a Shared,
     facts: Facts,
     now: Millis,
     snapshot: Arc<Snapshot>,
@@ -57,16 +57,12 @@ struct Readings<'a> {
     /// The warnings about interfaces that are not attached.
     unattached: Vec<Warning>,
     health: Option<&'a HealthReport>,
-    /// The warnings about the rules in etcd.
-    fleet: Vec<Warning>,
-    /// The warnings about the log, and about that of connections.
-    logs: Vec<Warning>,
     live: usize,
     size: usize,
 }
 
 impl<'a> Readings<'a> {
-    fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
+    fn take(shared: &'a Shared, health: Option<&'a HealthReport>) -> Self {
         let facts = shared.facts();
         let now = shared.now();
         let snapshot = shared.published.load_full();
@@ -92,13 +88,7 @@ impl<'a> Readings<'a> {
             busy_percent: sample.busy_percent_since(&earlier),
             recent_cards: sample.card_losses_since(&minute),
             troubles: Troubles::of(&services, &silent, &facts.network),
-            fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
-            logs: shared
-                .log
-                .iter()
-                .filter_map(Losses::warning)
-                .chain(shared.connection_log.iter().flat_map(Logged::warnings))
-                .collect(),
+            shared,
             facts,
             now,
             snapshot,
@@ -250,14 +240,10 @@ fn sum(counters: &[&AtomicU64]) -> u64 {
 fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
     let mut rows = Vec::new();
     for ((worker, counters), busy) in facts.workers.iter().zip(shared.workers()).zip(busy_percent) {
+        let names = facts.interfaces.iter().map(|interface| interface.name.clone());
         rows.push(WorkerStatus {
             core: worker.core,
-            queues: facts
-                .interfaces
-                .iter()
-                .map(|interface| interface.name.clone())
-                .zip(worker.queues.iter().cloned())
-                .collect(),
+            queues: names.zip(worker.queues.iter().cloned()).collect(),
             copy_mode: worker.copy_mode.clone(),
             poll: worker.poll.to_string(),
             busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),

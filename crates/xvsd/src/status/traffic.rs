@@ -30,12 +30,7 @@ fn service(report: ServiceReport<'_>) -> ServiceTraffic {
     ServiceTraffic {
         key: report.service.key,
         stats: totals(report.service.live.stats()),
-        down: report
-            .health
-            .iter()
-            .flat_map(|health| &health.real_servers)
-            .filter(|server| !server.is_up)
-            .count(),
+        down: report.health.map_or(0, |health| health.real_servers.iter().filter(|one| !one.is_up).count()),
         destinations: report.servers.iter().map(destination).collect(),
     }
 }

@@ -24,7 +24,9 @@ use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, Reserved, ServiceKey};
 
+use crate::connection_log::Logged;
 use crate::history::{Reason, silent_servers};
+use crate::log::Losses;
 use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
 use crate::status::warnings::health::*;
 use crate::status::{Readings, percent};
@@ -76,8 +78,9 @@ impl Readings<'_> {
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning().map(|text| Warning::new(Helper, "", text)));
         warnings.extend(self.facts.warnings.iter().cloned());
-        warnings.extend(self.fleet.iter().cloned());
-        warnings.extend(self.logs.iter().cloned());
+        warnings.extend(self.shared.fleet.get().into_iter().flat_map(|fleet| fleet.warnings()));
+        warnings.extend(self.shared.log.iter().filter_map(Losses::warning));
+        warnings.extend(self.shared.connection_log.iter().flat_map(Logged::warnings));
         warnings
     }
 }
@@ -318,18 +321,14 @@ fn mark_warnings(snapshot: &Snapshot) -> Vec<Warning> {
             unused.insert(mark);
         }
     }
-    first_of(
-        MarkWithoutRule,
-        "marks with a service and without a rule; see `xvs mark list`",
-        unused,
-        |mark| {
-            let text = format!(
-                "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
+    let more = "marks with a service and without a rule; see `xvs mark list`";
+    first_of(MarkWithoutRule, more, unused, |mark| {
+        let text = format!(
+            "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
              or -j MARK in PREROUTING of the table mangle), or delete the service"
-            );
-            (format!("FWM {mark}"), text)
-        },
-    )
+        );
+        (format!("FWM {mark}"), text)
+    })
 }
 
 fn has_method(service: &Service, method: ForwardingMethod) -> bool {
