@@ -441,7 +441,7 @@ impl ControlThread {
     }
 
     /// The index and name of the next interface to attach: one that was removed and is back, or that joined a bond.
-    /// After a failure it is the next one.
+    /// After a failure, the interface after the failed one.
     fn next_to_attach(&self) -> Option<(usize, Chosen)> {
         let network = &self.view.network;
         let facts = self.shared.facts_mut();

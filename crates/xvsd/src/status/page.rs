@@ -73,12 +73,12 @@ impl Viewers {
         if let Some(made) = documents.get(&key) {
             return made.clone();
         }
-        let (page, keys) = look.page(&Query::parse(query));
+        let (page, services) = look.page(&Query::parse(query));
         let made = match document {
             Document::Status => serde_json::to_vec(&page),
             Document::LastHour => {
-                let names = page.services.iter().map(|service| &*service.service);
-                serde_json::to_vec(&shared.last_hour.report(keys.iter().zip(names)))
+                let names = services.iter().map(|looked| (&looked.key, &*looked.shown.service));
+                serde_json::to_vec(&shared.last_hour.report(names))
             }
         };
         let made = Bytes::from(made.expect("no field refuses to be text"));
@@ -200,8 +200,8 @@ impl Look {
         Some(&self.services[index])
     }
 
-    /// A page, and the keys of its services.
-    fn page(&self, query: &Query) -> (StatusPage<'_>, Vec<ServiceKey>) {
+    /// A page, and its services.
+    fn page(&self, query: &Query) -> (StatusPage<'_>, Vec<&Looked>) {
         let mut pages = vec![Vec::new()];
         let mut matching = 0;
         let mut rows = 0;
@@ -218,7 +218,6 @@ impl Look {
         let page = query.page.clamp(1, count);
         let [local_addresses, standby_addresses] = self.locals.addresses();
         let services = pages.swap_remove(page - 1);
-        let keys = services.iter().map(|looked| looked.key).collect();
         let page = StatusPage {
             status: &self.status,
             rates: self.rates,
@@ -232,9 +231,9 @@ impl Look {
             sloppy_tcp: self.sloppy_tcp,
             local_addresses,
             standby_addresses,
-            services: services.into_iter().map(|looked| &looked.shown).collect(),
+            services: services.iter().map(|looked| &looked.shown).collect(),
         };
-        (page, keys)
+        (page, services)
     }
 }
 
