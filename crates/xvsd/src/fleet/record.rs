@@ -165,7 +165,8 @@ impl Record {
         let key = format!("directors/{name}");
         let value =
             serde_json::to_vec(&FleetDirector { name: name.into(), ..record.clone() }).unwrap_or_default();
-        let (compare, put) = (etcd.has_revision(&key, holder), etcd.put(&key, &value, lease));
+        let compare = etcd.has_revision(&key, holder);
+        let put = etcd.put(&key, &value, lease);
         // If the comparison fails, the next round finds the director that has the key.
         if etcd.commit(&[compare], &[put]).await?.done {
             self.written = Some(record.clone());

@@ -391,8 +391,8 @@ static FAMILIES: &[Family<Items>] = &families! {
     Histogram "xvs_worker_burst_packets" "Frames in a burst of a worker; 64 at most."
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
-                let (counts, sum) = (counters.bursts.counts(), counters.bursts.sum.value() as f64);
-                text.histogram(name, &[("worker", &number)], &counts, sum, 0..BURST_SIZES, 1.0);
+                let sum = counters.bursts.sum.value() as f64;
+                text.histogram(name, &[("worker", &number)], &counters.bursts.counts(), sum, 0..BURST_SIZES, 1.0);
             }
         });
     Counter "xvs_worker_dropped_packets_total" "Frames that a worker dropped, by reason."

@@ -51,7 +51,8 @@ impl Family<Items> {
         service: &Service,
         limit: DestinationLimit,
     ) {
-        let (name, key) = (self.name, service.key);
+        let name = self.name;
+        let key = service.key;
         match self.items {
             Items::Service(value) => text.sample(name, &[("service", &key)], value(service, snapshot)),
             Items::Destination(value) => {
