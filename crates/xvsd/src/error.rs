@@ -11,7 +11,7 @@ use xvs_host::state_directory::StateDirectoryError;
 use xvs_model::config::refusal::CommandError;
 use xvs_xdp::{AttachError, SocketError};
 
-use crate::daemon::take_over::TakeOverError;
+use crate::restart::take_over::TakeOverError;
 
 /// Why the daemon does not start, or cannot attach an interface again.
 #[derive(Debug, Error)]

@@ -14,9 +14,9 @@ use xvs_model::protocol::request::TakeOverStep;
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
-use crate::control_thread::hand_over::{Step, Successor};
 use crate::control_thread::{ControlThread, Input};
 use crate::keepalived_conf::Loss;
+use crate::restart::hand_over::{Step, Successor};
 use crate::shared::Shared;
 
 /// How long `xvs status` waits for the control thread.

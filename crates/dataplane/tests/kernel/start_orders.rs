@@ -3,7 +3,7 @@
 //!
 //! The processes are values of this test, which share table files, an interface and its pin as xvsd's processes do;
 //! table and XDP programs are real. Before a program comes into force, its process always prepares longer than the
-//! hold. The order in xvsd is in `control_thread/serve.rs` of xvsd. Not here: a kill between two stores
+//! hold. The order in xvsd is in `restart/serve.rs` of xvsd. Not here: a kill between two stores
 //! (`connections/adopt.rs`). Needs root.
 
 use std::collections::BTreeSet;

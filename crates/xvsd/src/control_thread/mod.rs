@@ -44,10 +44,7 @@ use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
 use crate::workers::{RETRY_REFUSED, interface_facts};
 
-pub(crate) mod hand_over;
 mod offload;
-pub(crate) mod pins;
-mod serve;
 
 /// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);

@@ -30,7 +30,6 @@ use xvs_model::protocol::question;
 use crate::connection_log::Logging;
 use crate::control_thread::Input;
 use crate::daemon::ending::Ending;
-use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
 use crate::fleet::Following;
 use crate::handle::Handle;
@@ -38,6 +37,7 @@ use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::keepalived_conf::Loss;
 use crate::restart::kept_health::KeptHealth;
+use crate::restart::take_over::TakeOver;
 use crate::rights::seccomp::{self, Kind};
 use crate::shared::Shared;
 use crate::threads::EndNotice;
@@ -46,7 +46,6 @@ use crate::workers::system::SystemDatapath;
 pub mod ending;
 pub(crate) mod liveness;
 mod start;
-pub mod take_over;
 pub mod watchdog;
 
 /// A running daemon.
@@ -180,7 +179,7 @@ impl Daemon {
         self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
     }
 
-    /// Begins to forward (`control_thread/serve.rs`). Called when all services of the start are in force: then no frame
+    /// Begins to forward (`restart/serve.rs`). Called when all services of the start are in force: then no frame
     /// for a service reaches the kernel in the meantime. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors

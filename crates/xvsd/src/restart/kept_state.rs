@@ -1,7 +1,7 @@
 //! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
 //!
 //! Runs once, at the start. If the default directory cannot be used, xvsd continues without it, with a warning; if a
-//! configured one cannot be used, the start fails. `control_thread/serve.rs` determines the order of the start.
+//! configured one cannot be used, the start fails. `restart/serve.rs` determines the order of the start.
 //!
 //! The table goes through three types. A [`PreparedTable`] may still be in use by another process; no process uses a
 //! [`PausedTable`]; [`SurveyedTable::own`] returns the [`Table`] itself. Workers, sweeper, listings and the sender of
@@ -30,8 +30,8 @@ use xvs_host::{boot, instance};
 use xvs_model::report::warning::{Warning, WarningKind};
 use xvs_proto::HashSecret;
 
-use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
+use crate::restart::take_over::TakeOver;
 
 /// The state with which the daemon starts.
 pub(crate) struct KeptState {

@@ -28,13 +28,13 @@ use xvs_model::report::event::{EventQuery, Kind, Requester};
 use xvs_model::report::explain::{Question, Report};
 use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
 
-use crate::control_thread::hand_over::{Step, Successor};
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;
 use crate::handle::Handle;
 use crate::keepalived_conf::Loss;
 use crate::lock::lock;
+use crate::restart::hand_over::{Step, Successor};
 use crate::shared::Shared;
 use crate::socket::capture::ActiveCaptures;
 use crate::socket::request_line::request_line;

@@ -1,10 +1,10 @@
 //! The running xvsd's side of a hand-over to a successor (`xvsd --take-over`).
 //!
-//! The hand-over occupies the control thread: changes of the configuration and results of health checks wait until the
-//! take-over has succeeded or failed. First the successor prepares, while the workers forward. Then the workers close
-//! their sockets, and no process uses the table. If the successor ends before the last step, or a step takes too long,
-//! the workers forward again. If the successor has already taken the table, this process executes xvsd anew, as after a
-//! kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+//! Runs on the control thread, which does nothing else meanwhile: changes of the configuration and results of health
+//! checks wait until the take-over has succeeded or failed. First the successor prepares, while the workers forward.
+//! Then the workers close their sockets, and nothing uses the table. If the successor ends before the last step, or a
+//! step takes too long, the workers forward again. If the successor has already taken the table, this process executes
+//! xvsd anew, as after a kill, and takes the table back. Not here: the successor's side (`restart/take_over.rs`).
 
 use std::os::unix::process::CommandExt;
 use std::process;

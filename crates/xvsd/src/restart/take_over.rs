@@ -2,7 +2,7 @@
 //! the running xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. `control_thread/hand_over.rs` is the side of the running xvsd.
+//! before the last one. `restart/hand_over.rs` is the side of the running xvsd.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
