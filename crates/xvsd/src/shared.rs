@@ -10,7 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use crossbeam::channel::Sender;
 use xvs_ctl::control::Control;
 use xvs_ctl::control::datapath::Datapath;
 use xvs_ctl::events::Events;
@@ -107,8 +106,6 @@ pub struct Shared {
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads the files again; returns the changes, a line each, or why a file is refused.
     pub(crate) reload: OnceLock<Reload>,
-    /// Where a reload waits for its successor to take over.
-    pub(crate) taken_over: Mutex<Option<Sender<Result<(), String>>>>,
 }
 
 /// The facts of `xvs status` that no counter has.
@@ -228,7 +225,6 @@ impl Shared {
             fleet: OnceLock::new(),
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
-            taken_over: Mutex::default(),
         }
     }
 

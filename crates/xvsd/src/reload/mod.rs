@@ -323,7 +323,7 @@ impl Reloader {
     /// Starts a successor. Returns when it has taken over.
     fn successor(&self) -> Result<(), String> {
         let (result, results) = bounded(2);
-        *lock(&self.daemon.shared().taken_over) = Some(result.clone());
+        self.daemon.shared().handing_over.expect(result.clone());
         let process = successor::start_for_reload(result)
             .map_err(|error| format!("its process cannot be started: {error}"))?;
         let Limits { preparation, step } = self.daemon.shared().hand_over_limits();

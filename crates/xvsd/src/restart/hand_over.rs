@@ -4,16 +4,18 @@
 //! checks wait until the take-over has succeeded or failed. First the successor prepares, while the workers forward.
 //! Then the workers close their sockets, and nothing uses the table. If the successor ends before the last step, or a
 //! step takes too long, the workers forward again. If the successor has already taken the table, this process executes
-//! xvsd anew, as after a kill, and takes the table back. Not here: the successor's side (`restart/take_over.rs`).
+//! xvsd anew, as after a kill, and takes the table back. Not here: the successor's side (`take_over.rs`).
 
+use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use xvs_ctl::control::datapath::Datapath as _;
+use xvs_dataplane::conn::TableReader;
 use xvs_helper::process::pass_on;
 use xvs_host::process::{END, Process};
 use xvs_model::config::refusal::CommandError;
@@ -47,25 +49,15 @@ impl Successor {
     /// # Errors
     /// The client may not take over, or has ended.
     pub(crate) fn of(peer: &Peer) -> Result<Self, CommandError> {
-        match &peer.process {
-            Some(process) => {
-                Ok(Self { number: u32::try_from(peer.pid).unwrap_or(0), process: process.clone() })
-            }
-            None => Err(CommandError::failed(
+        let Some(process) = peer.process.clone() else {
+            return Err(CommandError::failed(
                 "only root and the user of xvsd may take over; `xvs reload` lets xvsd start a successor itself",
-            )),
-        }
+            ));
+        };
+        Ok(Self { number: u32::try_from(peer.pid).unwrap_or(0), process })
     }
 
-    /// Refuses a step of the successor, and waits until the successor has printed the reason and ended. Returns the
-    /// reason.
-    fn refuse(&self, reply: &Sender<Result<(), CommandError>>, why: String) -> String {
-        let _ = reply.send(Err(CommandError::failed(&why)));
-        let _ = self.process.ends_within(END);
-        why
-    }
-
-    /// Whether both are one process.
+    /// Whether this is the same client.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.process, &other.process)
     }
@@ -74,17 +66,31 @@ impl Successor {
 /// A step of a process that takes over, and the channel for the result of the step.
 pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
 
-/// The state of a hand-over.
+/// How far the successor has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// The workers forward.
     Preparing,
+    /// The workers' sockets have to be opened again if the successor fails.
     Paused,
+    /// The connection table is the successor's.
     Taken,
 }
 
+/// A hand-over on the control thread.
+struct HandOver<'a> {
+    thread: &'a mut ControlThread,
+    shared: &'a Shared,
+    successor: &'a Successor,
+    steps: &'a Receiver<Step>,
+    stage: Stage,
+    /// Listings and the sweeper end connections too. From the pause on they cannot.
+    quiet: Option<(MutexGuard<'a, TableReader>, MutexGuard<'a, ()>)>,
+}
+
 impl ControlThread {
-    /// Hands over to this process, which sends its further steps via `steps`. If the journal lacks changes, the hand-over
-    /// does not begin, and `ready` receives the error. Returns if the hand-over fails.
+    /// Hands over to this process, which sends its further steps by `steps`, unless the journal lacks changes, which
+    /// `ready` gets. Returns if the hand-over fails.
     pub(crate) fn hand_over(
         &mut self,
         successor: &Successor,
@@ -93,126 +99,157 @@ impl ControlThread {
     ) {
         let complete = self.control.complete_journal();
         let is_complete = complete.is_ok();
+        let shared = self.shared.clone();
         // Before the answer: from then on another successor is refused.
-        self.shared.handing_over.begin(successor.number);
+        shared.handing_over.begin(successor.number);
         // A successor that no longer waits has given up.
         if ready.send(complete).is_ok() && is_complete {
-            self.hand_over_steps(successor, steps);
+            HandOver {
+                thread: self,
+                shared: &shared,
+                successor,
+                steps,
+                stage: Stage::Preparing,
+                quiet: None,
+            }
+            .run();
         }
+        shared.handing_over.end();
+    }
+}
+
+impl HandOver<'_> {
+    /// Carries out the steps. If one fails, the process continues, or begins anew without the table.
+    fn run(mut self) {
+        let Successor { number, process } = self.successor;
+        tracing::info!("process {number} prepares to take over; changes wait until then");
+        let Err(why) = self.carry_out();
+        // From now on another successor waits for this thread.
         self.shared.handing_over.end();
+        tracing::warn!("process {number} does not take over: {why}; this process continues");
+        match self.stage {
+            // It has taken nothing, and its next step is refused.
+            Stage::Preparing => {}
+            Stage::Paused => {
+                // Before anything that the successor may use is touched.
+                process.kill();
+                self.quiet = None;
+                self.thread.resume_workers();
+            }
+            Stage::Taken => {
+                process.kill();
+                tracing::warn!("it had the connection table already, so this process begins anew");
+                // The successor's programs began a hold when they came into force; this process's begin one now, for
+                // the new start.
+                let SystemDatapath { workers, steering, .. } = self.thread.control.datapath();
+                workers.restore_programs(steering);
+                begin_anew();
+            }
+        }
     }
 
-    fn hand_over_steps(&mut self, successor: &Successor, steps: &Receiver<Step>) {
-        let Successor { number, process } = successor;
-        tracing::info!("process {number} prepares to take over; changes wait until then");
-        let shared = self.shared.clone();
-        // The locks of the table's reader and of the sweeper: while they are held, neither removes connections.
-        let mut quiet = None;
-        let mut stage = Stage::Preparing;
-        // Whether the table is in order, so that the successor need not read it.
-        let mut is_left = false;
-        let Limits { preparation, step } = shared.hand_over_limits();
-        let mut until = Instant::now() + preparation;
-        // Most numbers do not change until the pause. Saving them now makes the pause shorter.
-        self.control.save_numbers();
-        let why = loop {
-            shared.handing_over.count_turn();
-            match steps.recv_timeout(LOOK) {
-                Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
-                    // The workers still forward. The successor adds the packets that are counted from now on.
-                    shared.record_last_hour();
-                    shared.keep_last_hour();
-                    quiet = Some((lock(shared.reader()), lock(&shared.sweeping)));
-                    // If the hand-over fails from now on, the workers' sockets are opened again.
-                    stage = Stage::Paused;
-                    is_left = match self.pause_workers() {
-                        Ok(is_left) => is_left,
-                        Err(error) => break successor.refuse(&reply, error.to_string()),
-                    };
-                    until = Instant::now() + step;
-                    let _ = reply.send(Ok(()));
-                    // The successor reads the numbers after its next step; until then it waits for the kernel.
-                    self.control.save_numbers();
-                }
-                Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
-                    if is_left && !self.control.keeps_numbers() {
-                        // The successor would begin with outdated counts of connections.
-                        break successor
-                            .refuse(&reply, "the numbers of connections cannot be saved".to_owned());
-                    }
-                    (stage, until) = (Stage::Taken, Instant::now() + step);
-                    let _ = reply.send(Ok(()));
-                }
-                Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
-                    successor::announce_main(*number);
-                    let _ = reply.send(Ok(()));
-                    // The master's thread sends the remaining announcements before it ends.
-                    self.control.datapath().stop_master();
-                    tracing::info!("process {number} has taken over: ending");
-                    let reload = lock(&shared.taken_over).take();
-                    let has_sent = reload.is_some_and(|reload| reload.send(Ok(())).is_ok());
-                    // Time for the reply and the log. No destructor runs: it would release the successor's resources.
-                    thread::sleep(if has_sent { REPLY } else { LOOK });
-                    process::exit(0);
-                }
+    /// The steps in their order. Returns why the successor does not take over.
+    fn carry_out(&mut self) -> Result<Infallible, String> {
+        let Limits { preparation, step } = self.shared.hand_over_limits();
+        let until = Instant::now() + preparation;
+        // What does not change until the pause needs no time in it.
+        self.thread.control.save_numbers();
+
+        let reply = self.next(TakeOverStep::Pause, until)?;
+        let is_left = self.pause().map_err(|error| self.refuse(&reply, error.to_string()))?;
+        let until = Instant::now() + step;
+        let _ = reply.send(Ok(()));
+        // Read after the next step, while the successor waits for the kernel.
+        self.thread.control.save_numbers();
+
+        let reply = self.next(TakeOverStep::TakeTable, until)?;
+        if is_left && !self.thread.control.keeps_numbers() {
+            // The successor would begin with the counts of connections from before.
+            return Err(self.refuse(&reply, "the numbers of connections cannot be saved".to_owned()));
+        }
+        self.stage = Stage::Taken;
+        let until = Instant::now() + step;
+        let _ = reply.send(Ok(()));
+
+        let reply = self.next(TakeOverStep::Done, until)?;
+        self.end(&reply)
+    }
+
+    /// Waits until the successor sends this step. Returns where the result of the step goes.
+    ///
+    /// # Errors
+    /// Why the successor sends no more steps.
+    fn next(
+        &self,
+        expected: TakeOverStep,
+        until: Instant,
+    ) -> Result<Sender<Result<(), CommandError>>, String> {
+        loop {
+            self.shared.handing_over.count_turn();
+            match self.steps.recv_timeout(LOOK) {
+                Ok((step, reply)) if step == expected => return Ok(reply),
                 Ok((step, reply)) => {
-                    let why = format_args!("the step {step:?} does not follow {stage:?}");
+                    let why = format!("the step {step:?} does not follow {:?}", self.stage);
                     let _ = reply.send(Err(CommandError::failed(why)));
                 }
-                Err(RecvTimeoutError::Timeout) if process.has_ended() => break "it has ended".to_owned(),
+                Err(RecvTimeoutError::Timeout) if self.successor.process.has_ended() => {
+                    return Err("it has ended".to_owned());
+                }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > until => {
-                    break "it takes too long".to_owned();
+                    return Err("it takes too long".to_owned());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break "it has given up".to_owned(),
+                Err(RecvTimeoutError::Disconnected) => return Err("it has given up".to_owned()),
             }
-        };
-        // From now on the first step of another successor is accepted, and waits for this thread.
-        shared.handing_over.end();
-        tracing::warn!("process {number} does not take over: {why}; this process continues");
-        // The successor must take nothing from now on. A successor that prepares has taken nothing, and its next step
-        // is refused.
-        if stage != Stage::Preparing {
-            process.kill();
-        }
-        if stage == Stage::Taken {
-            tracing::warn!("it had the connection table already, so this process begins anew");
-            // The hold of the successor's programs began when they came into force. The hold of this process's programs
-            // begins now, for the new start.
-            let SystemDatapath { workers, steering, .. } = self.control.datapath();
-            workers.restore_programs(steering);
-            begin_anew();
-        }
-        drop(quiet);
-        if stage == Stage::Paused {
-            self.resume_workers();
         }
     }
 
-    /// Makes the workers close their sockets. Returns whether the connection table is in order, so that the successor
-    /// need not read it.
+    /// Refuses a step of the successor, and lets the successor print why and end. Returns the reason.
+    fn refuse(&self, reply: &Sender<Result<(), CommandError>>, why: String) -> String {
+        let _ = reply.send(Err(CommandError::failed(&why)));
+        let _ = self.successor.process.ends_within(END);
+        why
+    }
+
+    /// Makes the workers close their sockets. Returns whether the connection table is left in order, so that the
+    /// successor need not read it.
     ///
     /// # Errors
     /// A worker hangs.
-    fn pause_workers(&mut self) -> Result<bool, DaemonError> {
-        self.control.datapath().workers.pause()?;
-        // The successor has the whole hold until the programs of the successor are in force.
-        self.beat();
-        self.control.datapath().daemons.leave_table();
-        // With limits for clients the successor reads the table, because each client's connections are counted there
-        // alone.
-        let is_left = !self.control.counts_clients() && self.control.keeps_numbers();
+    fn pause(&mut self) -> Result<bool, DaemonError> {
+        // While the workers still forward. The successor adds what is counted from now on.
+        self.shared.record_last_hour();
+        self.shared.keep_last_hour();
+        self.quiet = Some((lock(self.shared.reader()), lock(&self.shared.sweeping)));
+        self.stage = Stage::Paused;
+        self.thread.control.datapath().workers.pause()?;
+        // The successor has the whole hold until its own programs are in force.
+        self.thread.beat();
+        self.thread.control.datapath().daemons.leave_table();
+        // Otherwise the successor reads it: clients' connections are counted nowhere else.
+        let is_left = !self.thread.control.counts_clients() && self.thread.control.keeps_numbers();
         if is_left {
             self.shared.table().leave(self.shared.now());
         }
         Ok(is_left)
     }
 
-    fn beat(&self) {
-        let Shared { hold, clock, .. } = &*self.shared;
-        hold.iter().for_each(|hold| hold.beat(clock.elapsed()));
+    /// Ends this process: the successor forwards.
+    fn end(&mut self, reply: &Sender<Result<(), CommandError>>) -> ! {
+        let number = self.successor.number;
+        successor::announce_main(number);
+        let _ = reply.send(Ok(()));
+        // The successor sends what was announced here.
+        self.thread.control.datapath().stop_master();
+        tracing::info!("process {number} has taken over: ending");
+        let is_reload = self.shared.handing_over.take_reload().is_some_and(|reload| reload.send(Ok(())).is_ok());
+        // For the reply and the log. No destructor runs: it would take from the successor what it has.
+        thread::sleep(if is_reload { REPLY } else { LOOK });
+        process::exit(0);
     }
+}
 
+impl ControlThread {
     /// Lets the workers forward again, with this process's programs on the interfaces.
     fn resume_workers(&mut self) {
         self.control.datapath().daemons.return_to_table();

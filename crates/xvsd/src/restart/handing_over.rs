@@ -1,9 +1,15 @@
 //! The hand-over that is under way, as threads other than the control thread see it.
 //!
-//! Only the control thread writes it: it counts each iteration of its wait for the successor.
+//! The control thread writes it: it counts each iteration of its wait for the successor. A reload only leaves where it
+//! waits.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crossbeam::channel::Sender;
+
+use crate::lock::lock;
 
 /// The hand-over that is under way.
 #[derive(Default)]
@@ -11,6 +17,8 @@ pub(crate) struct HandingOver {
     /// The successor's process id; 0 if there is none.
     successor: AtomicU32,
     turns: AtomicU64,
+    /// Where a reload waits for its successor to take over, or for the reason of a failure.
+    reload: Mutex<Option<Sender<Result<(), String>>>>,
 }
 
 // Relaxed everywhere: a late view is as good as a reading a moment earlier.
@@ -35,6 +43,16 @@ impl HandingOver {
 
     pub(crate) fn end(&self) {
         self.successor.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes where a reload waits for the next successor.
+    pub(crate) fn expect(&self, reload: Sender<Result<(), String>>) {
+        *lock(&self.reload) = Some(reload);
+    }
+
+    /// Where a reload waits for its successor; called once the successor forwards.
+    pub(crate) fn take_reload(&self) -> Option<Sender<Result<(), String>>> {
+        lock(&self.reload).take()
     }
 }
 
