@@ -15,7 +15,6 @@ use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
 use crate::control_thread::{ControlThread, Input};
-use crate::keepalived_conf::Loss;
 use crate::restart::hand_over::{Step, Successor};
 use crate::shared::Shared;
 
@@ -141,16 +140,6 @@ impl Handle {
         let running =
             question::rules().put(|request| self.request_until(request, until).unwrap_or(Err(busy)))?;
         Ok((state_of(running.rules)?, running.owned))
-    }
-
-    /// Reads xvs.toml and keepalived.conf again, and returns the changes, a line each, once they are in force.
-    ///
-    /// # Errors
-    ///
-    /// The reason why nothing has changed: xvsd has no such file, or the errors in it.
-    pub fn reload(&self, loss: Loss) -> Result<String, CommandError> {
-        let reload = self.shared.reload.get();
-        reload.ok_or_else(|| CommandError::failed("the daemon is starting; try again"))?(loss)
     }
 
     /// State that is read without the control thread.

@@ -5,7 +5,6 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 use thiserror::Error;
@@ -67,18 +66,13 @@ pub(crate) fn start(
     let engine =
         Engine::start(file.clone(), director, former, |run| threads::spawn("xvs-health", ended, run))?;
     let checks = engine.handle();
-    let told = checks.clone();
-    // A process has one health engine, so this cell and those below are still empty.
-    let _ = daemon.shared().on_disabled.set(Arc::new(move |disabled| told.set_disabled(disabled)));
+    // A process has one health engine, so the cell is still empty.
+    let _ = daemon.shared().checks.set(checks.clone());
     if others == Others::Ended {
         checks.begin();
     }
     checks.set_disabled(daemon.shared().facts().disabled);
     tracing::info!("{}: {}", file.display(), checks.replace(read)?);
-    let shared = daemon.shared();
-    let reported = checks.clone();
-    let _ = shared.health.set(Arc::new(move || reported.report()));
-    let _ = shared.health_thread.set(checks.runtime().clone());
     Ok(engine)
 }
 

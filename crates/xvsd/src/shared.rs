@@ -22,8 +22,8 @@ use xvs_dataplane::offload::Offload;
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
+use xvs_health::engine;
 use xvs_host::network::card::CardLosses;
-use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::objects::disabled::DisabledServers;
 use xvs_model::protocol::request::Access;
@@ -38,7 +38,6 @@ use xvs_xdp::polling::Poll;
 use crate::connection_log::Logged;
 use crate::fleet_view::FleetView;
 use crate::history::{History, Sample, drops};
-use crate::keepalived_conf::Loss;
 use crate::last_hour::{LastHour, Total};
 use crate::lock::lock;
 use crate::log::Losses;
@@ -53,9 +52,6 @@ const FREE_TRIES: u32 = 100;
 /// The time between two attempts.
 const FREE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Carries out a reload. Returns the changes, a line each.
-type Reload = Arc<dyn Fn(Loss) -> Result<String, CommandError> + Send + Sync>;
-
 /// The daemon's shared state.
 pub struct Shared {
     pub(crate) clock: Arc<Clock>,
@@ -68,7 +64,7 @@ pub struct Shared {
     /// The table and its reader for listings, from the moment at which the table is this process's.
     pub(crate) owned: OnceLock<(Arc<Table>, Mutex<TableReader>)>,
     /// The time of systemd's watchdog, if it is notified.
-    pub(crate) watchdog: OnceLock<Duration>,
+    pub(crate) watchdog: Option<Duration>,
     /// While the control thread hands over to a successor, it answers nothing else.
     pub(crate) handing_over: HandingOver,
     /// While a thread holds this, no connections are swept.
@@ -96,16 +92,13 @@ pub struct Shared {
     pub(crate) log: Option<Losses>,
     /// The log of connections; `None` if there is none.
     pub(crate) connection_log: Option<Logged>,
-    /// The source of health reports, if the daemon has a keepalived.conf file.
-    pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
-    /// The runtime of the health checks, for the check that it makes progress.
-    pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
+    /// The health checks, if the daemon has a keepalived.conf file.
+    pub(crate) checks: OnceLock<engine::Handle>,
+    /// A report of health checks that do not run.
+    #[cfg(test)]
+    pub(crate) report: OnceLock<HealthReport>,
     /// The fleet of this director.
     pub(crate) fleet: OnceLock<Arc<FleetView>>,
-    /// Passes the disabled real servers to the health checks.
-    pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
-    /// Reads the files again; returns the changes, a line each, or why a file is refused.
-    pub(crate) reload: OnceLock<Reload>,
 }
 
 /// The facts of `xvs status` that no counter has.
@@ -202,7 +195,7 @@ impl Shared {
             hold: None,
             offload: None,
             owned: OnceLock::new(),
-            watchdog: OnceLock::new(),
+            watchdog: None,
             handing_over: HandingOver::default(),
             sweeping: Arc::default(),
             published: control.published(),
@@ -220,11 +213,10 @@ impl Shared {
             facts: Mutex::default(),
             log: None,
             connection_log: None,
-            health: OnceLock::new(),
-            health_thread: OnceLock::new(),
+            checks: OnceLock::new(),
+            #[cfg(test)]
+            report: OnceLock::new(),
             fleet: OnceLock::new(),
-            on_disabled: OnceLock::new(),
-            reload: OnceLock::new(),
         }
     }
 
@@ -324,7 +316,10 @@ impl Shared {
 
     /// The health of real servers; `None` without keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
-        let mut report = self.health.get()?();
+        let report = self.checks.get().map(engine::Handle::report);
+        #[cfg(test)]
+        let report = report.or_else(|| self.report.get().cloned());
+        let mut report = report?;
         // A copy, so that the control thread does not have to wait for the lock.
         let drift = self.facts_mut().drift.clone();
         weights_in_force::fill_in(&mut report, &self.published.load(), self.now());

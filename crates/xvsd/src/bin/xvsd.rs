@@ -21,7 +21,6 @@ use xvsd::daemon::ending::{Ending, Stop};
 use xvsd::daemon::watchdog::Watchdog;
 use xvsd::error::DaemonError;
 use xvsd::fleet::check_files;
-use xvsd::handle::Handle;
 use xvsd::health_checks::HealthError;
 use xvsd::keepalived_conf;
 use xvsd::keepalived_conf::Loss;
@@ -143,7 +142,6 @@ fn run(
         check_folder(&config.socket)?;
     }
     take_over.as_mut().map(TakeOver::begin).transpose()?;
-    let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
     let listening = match takes_over {
         true => None,
         false => {
@@ -173,12 +171,13 @@ fn run(
         // The socket and the address of the former xvsd are free now, and this one must go on in any case.
         None => (start_server(&settings, &dispatch, &stop_requests)?, bind_metrics(config)),
     };
-    let reloader = (arguments, config.clone());
     let metrics = (listener, files.admission);
-    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
-    dispatch.open(daemon.handle());
-    let handle = daemon.handle();
-    spawn_stoppable("xvs-reload", move || reload_on_signal(&reload_signal, &handle))?;
+    let reloader = Reloader::start((arguments, config.clone()), daemon.handle(), log.set(), metrics)?;
+    dispatch.open(daemon.handle(), reloader.clone());
+    spawn_stoppable("xvs-reload", {
+        let reloader = reloader.clone();
+        move || reload_on_signal(&reload_signal, &reloader)
+    })?;
     tracing::info!(
         "ready: {} on {}",
         config.interfaces.names().collect::<Vec<_>>().join(", "),
@@ -190,7 +189,7 @@ fn run(
     if takes_over {
         successor::is_ready();
     }
-    let watchdog = Watchdog::start(daemon.handle(), inherited)?;
+    let watchdog = Watchdog::start(daemon.handle())?;
     let (code, ending) = select! {
         recv(stop_requests) -> request => {
             let Stop { why, ending } = request?;
@@ -270,9 +269,9 @@ fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()
 }
 
 /// Reads the files again at each SIGHUP.
-fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
+fn reload_on_signal(signals: &Receiver<()>, reloader: &Reloader) {
     for () in signals {
-        match daemon.reload(Loss::Refused) {
+        match reloader.reload(Loss::Refused) {
             Ok(changes) => changes.lines().for_each(|line| tracing::info!("SIGHUP: {line}")),
             Err(error) => tracing::error!("SIGHUP: {error}"),
         }

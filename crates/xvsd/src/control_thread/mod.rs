@@ -353,8 +353,8 @@ impl ControlThread {
         facts.daemons = self.control.state().daemons().to_vec();
         if facts.disabled != *self.control.state().disabled() {
             facts.disabled.clone_from(self.control.state().disabled());
-            if let Some(tell) = self.shared.on_disabled.get() {
-                tell(facts.disabled.clone());
+            if let Some(checks) = self.shared.checks.get() {
+                checks.set_disabled(facts.disabled.clone());
             }
         }
         facts.unconfirmed_until = self.control.unconfirmed_until();

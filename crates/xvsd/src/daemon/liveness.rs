@@ -29,7 +29,7 @@ pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Resul
     let shared = daemon.shared();
     let before: Vec<_> = shared.workers().iter().map(|worker| worker.turns()).collect();
     shared.wakers.iter().for_each(|waker| waker.wake());
-    let turns = shared.health_thread.get().map(next_turn);
+    let turns = shared.checks.get().map(|checks| next_turn(checks.runtime()));
     let mut failures = Vec::new();
     if !hands_over(&shared.handing_over, until)
         && daemon.request_until(ControlRequest::Timeouts, until).is_none()

@@ -16,7 +16,7 @@ use xvs_ctl::config::fleet::Fleet;
 use xvs_ctl::control::saving::Begun;
 use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::start::{Beginning, Files};
-use xvs_health::engine::{self, Engine};
+use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::follower_thread::FollowerThread;
 use xvs_host::network::{Latest, Slot};
@@ -73,11 +73,6 @@ impl Daemon {
     /// Receives the name of a thread that has ended without being stopped.
     pub fn ended(&self) -> &Receiver<String> {
         &self.ended
-    }
-
-    /// The health checks; `None` without keepalived.conf.
-    pub fn checks(&self) -> Option<engine::Handle> {
-        self.health.as_ref().map(Engine::handle)
     }
 
     /// A handle for requests, for the server of the socket.
@@ -205,7 +200,7 @@ impl Daemon {
         if let Some(fleet) = &self.fleet {
             fleet.begin_journal();
         }
-        if let Some(checks) = self.checks() {
+        if let Some(checks) = self.shared.checks.get() {
             checks.begin();
         }
         Ok(())

@@ -29,6 +29,7 @@ use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
 use crate::connection_log::Logging;
 use crate::control_thread::ControlThread;
 use crate::control_thread::Input;
+use crate::daemon::watchdog;
 use crate::error::{DaemonError, system};
 use crate::history::History;
 use crate::log::Losses;
@@ -107,6 +108,7 @@ impl Daemon {
             history: History::since(started),
             kept_hour: directory.as_ref().map(|directory| KeptHour::new(directory.path())),
             responses: ResponseMinutes::since(started),
+            watchdog: watchdog::time(take_over.and_then(TakeOver::watchdog)),
             hold: Some(hold.clone()),
             offload: flows.clone(),
             wakers,

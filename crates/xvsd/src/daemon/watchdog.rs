@@ -21,20 +21,23 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the thread if systemd has set `WATCHDOG_USEC`, or with the time inherited from the previous process.
+    /// Starts the thread if there is a watchdog.
     ///
     /// # Errors
     /// The system has no room for another thread.
-    pub fn start(daemon: Handle, inherited: Option<Duration>) -> io::Result<Option<Self>> {
-        let time = sd_notify::watchdog_enabled().or(inherited).filter(|time| !time.is_zero());
-        let Some(time) = time else { return Ok(None) };
-        let _ = daemon.shared().watchdog.set(time);
+    pub fn start(daemon: Handle) -> io::Result<Option<Self>> {
+        let Some(time) = daemon.shared().watchdog else { return Ok(None) };
         let (end, ended) = bounded(0);
         spawn_stoppable("xvs-watchdog", move || {
             keep_notified(time / 2, &ended, |patience| liveness::check(&daemon, patience), notify);
         })?;
         Ok(Some(Self { _end: end }))
     }
+}
+
+/// The time of the watchdog: `WATCHDOG_USEC` of systemd, or inherited from the previous process.
+pub(crate) fn time(inherited: Option<Duration>) -> Option<Duration> {
+    sd_notify::watchdog_enabled().or(inherited).filter(|time| !time.is_zero())
 }
 
 fn notify() {

@@ -167,7 +167,7 @@ mod tests {
     /// A daemon of one worker in generic mode, with a keepalived.conf.
     fn checking_daemon(control: &Control<MemoryDatapath>, health: HealthReport) -> Shared {
         let shared = daemon(control);
-        let _ = shared.health.set(Arc::new(move || health.clone()));
+        let _ = shared.report.set(health);
         shared
     }
 

@@ -242,7 +242,8 @@ impl HandOver<'_> {
         // The successor sends what was announced here.
         self.thread.control.datapath().stop_master();
         tracing::info!("process {number} has taken over: ending");
-        let is_reload = self.shared.handing_over.take_reload().is_some_and(|reload| reload.send(Ok(())).is_ok());
+        let is_reload =
+            self.shared.handing_over.take_reload().is_some_and(|reload| reload.send(Ok(())).is_ok());
         // For the reply and the log. No destructor runs: it would take from the successor what it has.
         thread::sleep(if is_reload { REPLY } else { LOOK });
         process::exit(0);

@@ -6,7 +6,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use crate::date::date_millis;
 use crate::handle::Handle;
 use crate::keepalived_conf::Loss;
 use crate::lock::lock;
+use crate::reload::Reloader;
 use crate::restart::hand_over::{Step, Successor};
 use crate::shared::Shared;
 use crate::socket::capture::ActiveCaptures;
@@ -48,7 +49,8 @@ const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The handler of requests to the daemon.
 pub struct Dispatch {
-    daemon: OnceLock<Handle>,
+    /// The daemon, once it has started.
+    started: OnceLock<(Handle, Arc<Reloader>)>,
     captures: ActiveCaptures,
     stop: Sender<Stop>,
     /// The process that takes over, and the channel for its steps.
@@ -59,7 +61,7 @@ impl Dispatch {
     /// A handler that refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
     pub fn new(stop: Sender<Stop>) -> Self {
         Self {
-            daemon: OnceLock::new(),
+            started: OnceLock::new(),
             captures: ActiveCaptures::default(),
             stop,
             successor: Mutex::default(),
@@ -67,26 +69,25 @@ impl Dispatch {
     }
 
     /// Dispatches to this daemon from now on.
-    pub fn open(&self, daemon: Handle) {
+    pub fn open(&self, daemon: Handle, reloader: Arc<Reloader>) {
         // A process has one daemon, so this is the first call.
-        let _ = self.daemon.set(daemon);
+        let _ = self.started.set((daemon, reloader));
+    }
+
+    /// The daemon. A successor has its socket some moments before it has started; clients wait for that.
+    fn started(&self) -> Result<&(Handle, Arc<Reloader>), CommandError> {
+        let until = Instant::now() + STARTING;
+        loop {
+            match self.started.get() {
+                Some(started) => return Ok(started),
+                None if Instant::now() < until => thread::sleep(PAUSE),
+                None => return Err(CommandError::failed("the daemon is starting; try again")),
+            }
+        }
     }
 
     fn daemon(&self) -> Result<&Handle, CommandError> {
-        once_started(|| self.daemon.get())
-    }
-}
-
-/// A part of the daemon, as soon as it has started. A successor binds its socket some moments before its parts start;
-/// clients wait for the parts in the meantime.
-fn once_started<T>(part: impl Fn() -> Option<T>) -> Result<T, CommandError> {
-    let until = Instant::now() + STARTING;
-    loop {
-        match part() {
-            Some(part) => return Ok(part),
-            None if Instant::now() < until => thread::sleep(PAUSE),
-            None => return Err(CommandError::failed("the daemon is starting; try again")),
-        }
+        self.started().map(|(daemon, _)| daemon)
     }
 }
 
@@ -96,7 +97,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
-        let daemon = self.daemon()?;
+        let (daemon, reloader) = self.started()?;
         let shared = daemon.shared();
         Ok(match request {
             Request::Status => Reply::Status(Box::new(status_of(daemon))),
@@ -130,10 +131,10 @@ impl Handler for Dispatch {
                 Reply::LocalUse(local_addresses::report(&addresses, shared.reader(), exhausted))
             }
             Request::Reload | Request::ReloadAcceptingLoss => {
-                once_started(|| shared.reload.get())?;
+                let line = request_line(&request);
                 let loss = if request == Request::Reload { Loss::Refused } else { Loss::Accepted };
-                let answer = daemon.reload(loss);
-                record(daemon, request_line(&request), answer.as_ref().err(), peer);
+                let answer = reloader.reload(loss);
+                record(daemon, line, answer.as_ref().err(), peer);
                 Reply::Reloaded(answer?)
             }
             Request::Fleet(wanted) => Reply::Fleet(change_fleet(daemon, wanted, peer)?),
@@ -203,10 +204,8 @@ impl Dispatch {
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);
         }
-        let watchdog = daemon.shared().watchdog.get();
-        Ok(Reply::Prepares {
-            watchdog_millis: watchdog.and_then(|time| u64::try_from(time.as_millis()).ok()),
-        })
+        let watchdog_millis = daemon.shared().watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
+        Ok(Reply::Prepares { watchdog_millis })
     }
 
     /// Makes the daemon end.

@@ -508,7 +508,7 @@ mod tests {
         let mut one = virtual_server("198.51.100.1", servers);
         one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });
         let report = health_report(vec![one]);
-        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let _ = shared.report.set(report);
         let document = document(&Viewers::default(), &shared, "");
         let service = &document["services"][0];
         let texts =
@@ -580,7 +580,7 @@ mod tests {
         let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.1 -g -w 0\n");
         let one = virtual_server("198.51.100.1", vec![real_server("192.0.2.1", CheckState::Up)]);
         let report = health_report(vec![one]);
-        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let _ = shared.report.set(report);
         let document = document(&Viewers::default(), &shared, "");
         let server = &document["services"][0]["servers"][0];
         assert_eq!(server["state"], "quiescent");
@@ -612,7 +612,7 @@ mod tests {
         let mut one = virtual_server("198.51.100.1", vec![real_server("192.0.2.12", CheckState::Down)]);
         one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.9:80".to_owned(), serves: true });
         let report = health_report(vec![one]);
-        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let _ = shared.report.set(report);
         let document = document(&Viewers::default(), &shared, "");
         let service = &document["services"][0];
         let why = "has no quorum: live weight 0, quorum 1; its sorry server 192.0.2.9:80 serves; see `xvs health --down`";

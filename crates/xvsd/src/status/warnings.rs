@@ -902,7 +902,7 @@ mod tests {
         let all = ["192.0.2.1", "192.0.2.2"].map(|vip| sample::virtual_server(vip, vec![server.clone()]));
         let health =
             HealthReport { refused: Some("error".to_owned()), faults: 2, ..sample::report(all.into()) };
-        let _ = shared.health.set(Arc::new(move || health.clone()));
+        let _ = shared.report.set(health);
         // Which asserts that.
         let lines = warnings(&shared);
         assert!(lines.len() > 25, "{lines:#?}");
@@ -922,7 +922,7 @@ mod tests {
         let mut all = vec![server("192.0.2.1", CheckState::Down), sorry, server("192.0.2.3", CheckState::Up)];
         let refused = Some("k.conf:3: error".to_owned());
         let health = HealthReport { refused, ..sample::report(all.clone()) };
-        let _ = shared.health.set(Arc::new(move || health.clone()));
+        let _ = shared.report.set(health);
         let lines = warnings(&shared);
         let lost = "has no quorum: live weight 0, quorum 1";
         let expected = [
