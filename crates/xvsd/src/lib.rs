@@ -8,7 +8,9 @@
 pub mod daemon;
 mod date;
 pub mod error;
+pub mod facts;
 mod lock;
+mod request_durations;
 pub mod restart;
 pub mod rights;
 pub mod shared;

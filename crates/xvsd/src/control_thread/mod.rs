@@ -35,9 +35,11 @@ use xvs_proto::LinkId;
 use xvs_proto::network::{LinkKind, Network};
 use xvs_xdp::card::short_packets;
 
+use crate::facts::link_state;
+use crate::restart::kept_hour::KeptHour;
 use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
-use crate::shared::{Shared, link_state};
+use crate::shared::Shared;
 use crate::status::warnings::first_of;
 use crate::sweeping::Sweeping;
 use crate::workers::system::SystemDatapath;
@@ -118,6 +120,8 @@ pub(crate) struct ControlThread {
     pub(crate) sweeping: Option<Sweeping>,
     /// The number of removals at which the sweeper was last woken.
     removals: u64,
+    /// Where the counts of the last hour are kept for the next process.
+    pub(crate) kept_hour: KeptHour,
 }
 
 impl ControlThread {
@@ -157,6 +161,7 @@ impl ControlThread {
             start: None,
             sweeping: None,
             removals: 0,
+            kept_hour: KeptHour::default(),
         }
     }
 
@@ -181,7 +186,7 @@ impl ControlThread {
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     drop(self.sweeping.take());
-                    self.shared.keep_last_hour();
+                    self.kept_hour.write(&self.shared.last_hour);
                     return self.control.into_datapath();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -200,7 +205,7 @@ impl ControlThread {
             tracing::error!("{error}");
         }
         self.shared.sample_history();
-        self.shared.record_last_hour();
+        self.kept_hour.record(&self.shared);
         self.attach();
         self.follow_settings();
         self.resolve_next_hops();

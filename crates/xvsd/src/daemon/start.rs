@@ -31,6 +31,7 @@ use crate::control_thread::ControlThread;
 use crate::control_thread::Input;
 use crate::daemon::watchdog;
 use crate::error::{DaemonError, system};
+use crate::facts::Facts;
 use crate::history::History;
 use crate::log::Losses;
 use crate::offload::Offloading;
@@ -39,7 +40,7 @@ use crate::restart::kept_hour::KeptHour;
 use crate::restart::kept_state::KeptState;
 use crate::restart::pins;
 use crate::restart::take_over::TakeOver;
-use crate::shared::{Facts, Shared};
+use crate::shared::Shared;
 use crate::sync::daemons::Daemons;
 use crate::sync::master::TableFacts;
 use crate::sync_peers::SyncPeers;
@@ -106,7 +107,6 @@ impl Daemon {
         let shared = Arc::new(Shared {
             started,
             history: History::since(started),
-            kept_hour: directory.as_ref().map(|directory| KeptHour::new(directory.path())),
             responses: ResponseMinutes::since(started),
             watchdog: watchdog::time(take_over.and_then(TakeOver::watchdog)),
             hold: Some(hold.clone()),
@@ -135,6 +135,9 @@ impl Daemon {
         let views = (network_views.clone(), mark_rules.clone());
         let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
         thread.set_start(worker_start, table);
+        if let Some(directory) = &directory {
+            thread.kept_hour = KeptHour::new(directory.path());
+        }
         let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
         let (report, first_view) =
             follower_callback("xvs-network", network_views, || Input::Network, &inputs, &notices);

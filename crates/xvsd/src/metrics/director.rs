@@ -22,8 +22,10 @@ use xvs_xdp::Statistics;
 use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text, families};
 use crate::connection_log::Logged;
+use crate::facts::{Facts, WorkerFacts};
+use crate::request_durations::DURATION_BOUNDS;
 use crate::rights::seccomp::{Refused, refused};
-use crate::shared::{DURATION_BOUNDS, Facts, Shared, WorkerFacts};
+use crate::shared::Shared;
 use crate::{history, status};
 
 /// The values that these metrics are read from.

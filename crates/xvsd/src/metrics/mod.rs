@@ -136,8 +136,8 @@ mod tests {
     use xvs_proto::network::Network;
     use xvs_xdp::polling::Poll;
 
+    use crate::facts::{Facts, WorkerFacts};
     use crate::metrics::*;
-    use crate::shared::{Facts, WorkerFacts};
 
     fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();

@@ -218,13 +218,13 @@ impl HandOver<'_> {
     /// A worker hangs.
     fn pause(&mut self) -> Result<bool, DaemonError> {
         // While the workers still forward. The successor adds what is counted from now on.
-        self.shared.record_last_hour();
-        self.shared.keep_last_hour();
+        self.thread.kept_hour.record(self.shared);
+        self.thread.kept_hour.write(&self.shared.last_hour);
         self.quiet = Some((lock(self.shared.reader()), lock(&self.shared.sweeping)));
         self.stage = Stage::Paused;
         self.thread.control.datapath().workers.pause()?;
         // The successor has the whole hold until its own programs are in force.
-        self.thread.beat();
+        self.shared.hold.iter().for_each(|hold| hold.beat(self.shared.clock.elapsed()));
         self.thread.control.datapath().daemons.leave_table();
         // Otherwise the successor reads it: clients' connections are counted nowhere else.
         let is_left = !self.thread.control.counts_clients() && self.thread.control.keeps_numbers();

@@ -8,15 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use xvs_ctl::journal::file;
+use xvs_sched::ServiceKey;
 
-use crate::last_hour::{Hour, LastHour};
+use crate::history::drops;
+use crate::last_hour::{Hour, LastHour, Total};
+use crate::shared::Shared;
 
 /// The version of the format. A file with another version is ignored.
 const VERSION: u32 = 1;
 
-/// The file.
+/// The file; none if nothing outlives the process.
+#[derive(Default)]
 pub(crate) struct KeptHour {
-    path: PathBuf,
+    path: Option<PathBuf>,
 }
 
 /// The content of the file.
@@ -29,12 +33,28 @@ struct Content<H> {
 impl KeptHour {
     /// The file in this directory.
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { path: directory.join("last_hour") }
+        Self { path: Some(directory.join("last_hour")) }
+    }
+
+    /// Adds what is due to the counts of the last hour, and writes them once a minute. Called by the control thread.
+    pub(crate) fn record(&self, shared: &Shared) {
+        // A successor that prepares must not write the file of the running process.
+        if shared.owned.get().is_none() {
+            return;
+        }
+        let now = shared.now();
+        let hour = &shared.last_hour;
+        if !hour.has_begun() {
+            hour.begin(now, self.read(), || totals(shared), || services(shared));
+        } else if hour.record(now, || totals(shared), || services(shared)) {
+            self.write(hour);
+        }
     }
 
     /// The counts of an earlier process; `None` if there are none. The reason for ignoring a file is logged.
     pub(crate) fn read(&self) -> Option<Hour> {
-        file::read(&self.path)
+        let path = self.path.as_ref()?;
+        file::read(path)
             .map_err(|error| error.to_string())
             .and_then(|read| {
                 let Some((bytes, _)) = read else { return Ok(None) };
@@ -47,23 +67,38 @@ impl KeptHour {
                 }
             })
             .unwrap_or_else(|why| {
-                tracing::warn!("{}: {why}; the lines of the status page begin anew", self.path.display());
+                tracing::warn!("{}: {why}; the lines of the status page begin anew", path.display());
                 None
             })
     }
 
     /// Writes the counts, if there are any. A failure is logged; the next minute tries again.
     pub(crate) fn write(&self, hour: &LastHour) {
+        let Some(path) = &self.path else { return };
         let mut content = None;
         hour.read(|hour| content = Some(serde_json::to_vec(&Content { xvs_last_hour: VERSION, hour })));
         let Some(content) = content else { return };
-        let written = content.map_err(Into::into).and_then(|bytes| file::replace(&self.path, &bytes));
-        if let Err(error) = written {
-            let path = self.path.display();
+        if let Err(error) = content.map_err(Into::into).and_then(|bytes| file::replace(path, &bytes)) {
             tracing::warn!(
-                "{path}: {error}; after a restart the lines of the status page lack this time; make room, or remove what \
-                 has its place"
+                "{}: {error}; after a restart the lines of the status page lack this time; make room, or remove what \
+                 has its place",
+                path.display()
             );
         }
     }
+}
+
+fn totals(shared: &Shared) -> Vec<(Total, u64)> {
+    let counted = shared.total.sum();
+    vec![
+        (Total::Connections, counted.connections),
+        (Total::InPackets, counted.in_packets),
+        (Total::OutPackets, counted.out_packets),
+        (Total::DroppedPackets, drops(&shared.counters).sum()),
+    ]
+}
+
+fn services(shared: &Shared) -> Vec<(ServiceKey, u64)> {
+    let snapshot = shared.published.load();
+    snapshot.services.iter().map(|service| (service.key, service.live.stats().connections)).collect()
 }

@@ -23,9 +23,9 @@ use xvs_host::state_directory::Others;
 
 use crate::control_thread::ControlThread;
 use crate::error::{DaemonError, system};
+use crate::facts::WorkerFacts;
 use crate::restart::kept_state::{PausedTable, SurveyedTable};
 use crate::restart::take_over::TakeOver;
-use crate::shared::WorkerFacts;
 use crate::sweeping::Sweeping;
 use crate::workers::system::SystemDatapath;
 

@@ -33,8 +33,9 @@ use xvs_model::report::warning::{Warning, texts};
 use xvs_sched::ServiceKey;
 
 use crate::connection_log::Logged;
+use crate::facts::Facts;
 use crate::history::{INTERVAL, Reason, Sample, WINDOW};
-use crate::shared::{Facts, Shared};
+use crate::shared::Shared;
 use crate::status::services::Services;
 use crate::status::warnings::Troubles;
 use crate::sync_peers::SyncPeers;
@@ -307,7 +308,7 @@ mod tests {
     use xvs_proto::network::Network;
     use xvs_xdp::polling::Poll;
 
-    use crate::shared::WorkerFacts;
+    use crate::facts::WorkerFacts;
     use crate::status::*;
 
     /// A daemon with these rules and no interface, so that there is no route.

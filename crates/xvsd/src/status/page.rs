@@ -446,6 +446,7 @@ mod tests {
     use xvs_model::report::health::{AgentHealth, AgentMode, CheckError};
     use xvs_proto::network::Network;
 
+    use crate::restart::kept_hour::KeptHour;
     use crate::status::page::*;
     use crate::status::tests::daemon_in;
 
@@ -667,7 +668,7 @@ mod tests {
             serde_json::from_slice(&viewers.document(&shared, Document::LastHour, query, NOW)).unwrap()
         };
         assert_eq!(lines("")["services"]["connections"]["TCP 198.51.100.1:1"], serde_json::json!([]));
-        shared.record_last_hour();
+        KeptHour::default().record(&shared);
         let snapshot = shared.published.load_full();
         let service = snapshot.services.iter().find(|service| service.port() == 2).unwrap();
         service.members[0].live.stats.of_worker(0).connections.add(5);
@@ -675,7 +676,7 @@ mod tests {
         shared.total.of_worker(0).count_in(60);
         shared.workers()[0].kernel_ring_full.add(7);
         shared.clock.advance(Duration::from_secs(60));
-        shared.record_last_hour();
+        KeptHour::default().record(&shared);
         let all = lines("page=1");
         let totals = &all["totals"];
         assert_eq!((&totals["step_seconds"], &all["services"]["step_seconds"]), (&10.into(), &60.into()));

@@ -585,9 +585,10 @@ mod tests {
     use xvs_model::report::warning::texts;
     use xvs_proto::network::{PolicyAction, Rule};
 
+    use crate::facts::Facts;
     use crate::history::{History, INTERVAL};
     use crate::response_minute::{MINUTE, ResponseMinutes};
-    use crate::shared::{Facts, Shared};
+    use crate::shared::Shared;
     use crate::status::report;
     use crate::status::tests::{daemon, daemon_in, interface};
     use crate::status::warnings::*;

@@ -45,8 +45,8 @@ use xvs_xdp::{
 };
 
 use crate::error::{DaemonError, system};
+use crate::facts::WorkerFacts;
 use crate::rights::seccomp::{Kind, limit_thread};
-use crate::shared::WorkerFacts;
 use crate::threads;
 use crate::workers::cores::{SharedCores, cores};
 use crate::workers::settings::Unfit;

@@ -16,7 +16,7 @@ use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{AttachError, Settings};
 
 use crate::error::DaemonError;
-use crate::shared::WorkerFacts;
+use crate::facts::WorkerFacts;
 use crate::workers::{Workers, shares};
 
 /// Settings of an interface that the workers have no sockets for.
