@@ -154,7 +154,7 @@ impl Environment for Director {
     fn emit(&self, lines: Vec<String>) {
         lines.iter().for_each(|line| tracing::info!("{line}"));
         let shared = self.daemon.shared();
-        let lines = lines.into_iter().map(|line| (line, None));
-        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
+        let epoch = shared.published.load().epoch;
+        shared.events.record_all(Kind::Health, epoch, None, lines.into_iter().map(|line| (line, None)));
     }
 }

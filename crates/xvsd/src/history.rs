@@ -45,9 +45,13 @@ impl Sample {
         snapshot: &Snapshot,
         at: Millis,
     ) -> Self {
-        let busy_ns = workers.iter().map(|worker| worker.busy_ns.value()).collect();
-        let drops = drops(workers).collect();
-        Self { at, drops, busy_ns, cards: cards.to_vec(), silent: silent_servers(snapshot) }
+        Self {
+            at,
+            drops: drops(workers).collect(),
+            busy_ns: workers.iter().map(|worker| worker.busy_ns.value()).collect(),
+            cards: cards.to_vec(),
+            silent: silent_servers(snapshot),
+        }
     }
 
     /// Packets dropped since an earlier sample, in the same order.
@@ -78,8 +82,10 @@ pub(crate) fn drops(workers: &[Arc<WorkerCounters>]) -> impl Iterator<Item = u64
 
 /// The real servers whose next hop does not answer.
 pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let members = snapshot.services.iter().flat_map(|service| &service.members);
-    members
+    snapshot
+        .services
+        .iter()
+        .flat_map(|service| &service.members)
         .filter(|member| {
             let destination = snapshot.destinations.find(member.id);
             destination.is_some_and(|destination| {

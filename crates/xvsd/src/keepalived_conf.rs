@@ -16,7 +16,7 @@ const ERRORS_SHOWN: usize = 20;
 /// The largest number of services that an error names.
 const SERVICES_SHOWN: usize = 10;
 
-/// Reads keepalived.conf file in `config`; `None` if there is none.
+/// Reads the keepalived.conf that `config` names; `None` if there is none.
 ///
 /// # Errors
 ///
@@ -87,8 +87,8 @@ pub fn keeps(
     if services.is_empty() || loss == Loss::Accepted {
         return Ok(read);
     }
-    let as_error = |fault: &Fault| Fault { severity: Severity::Error, ..fault.clone() };
-    let faults = causes.into_iter().map(as_error).collect();
+    let faults =
+        causes.into_iter().map(|fault| Fault { severity: Severity::Error, ..fault.clone() }).collect();
     Err(UnusableFile::Loses { path: path.to_owned(), faults, services })
 }
 
@@ -107,9 +107,8 @@ fn listed(services: &[ServiceKey]) -> String {
 /// # Errors
 /// The file cannot be read, or has errors.
 pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, UnusableFile> {
-    let config_id = config_id.map_or_else(host, str::to_owned);
-    let read =
-        read(path, &config_id).map_err(|error| UnusableFile::Unreadable { path: path.to_owned(), error })?;
+    let read = read(path, &config_id.map_or_else(host, str::to_owned))
+        .map_err(|error| UnusableFile::Unreadable { path: path.to_owned(), error })?;
     Prepared::of(read).map_err(|refused| UnusableFile::Faults(refused.faults))
 }
 

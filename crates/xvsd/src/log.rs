@@ -55,7 +55,7 @@ impl Log {
     pub fn to_stderr(filter: EnvFilter, format: LogFormat, ansi: bool) -> io::Result<Self> {
         // Not `io::stderr`, whose lock the writing thread would hold while it waits for a reader.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        let writing = Arc::new(Mutex::new(Writing::default()));
+        let writing = Arc::<Mutex<Writing>>::default();
         let sink = Sink { to: stderr, writing: writing.clone() };
         let (lines, writer) =
             NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log").finish(sink);
@@ -70,11 +70,15 @@ impl Log {
                 _ => tracing::error!(target: PANIC, "{panic}"),
             }
         }));
-        let set: SetLog = Arc::new(move |filter, format| {
-            filter_handle.reload(with_panics(filter))?;
-            printer_handle.reload(self::printer(format, ansi, lines.clone()))
-        });
-        Ok(Self { losses, format, set, writer: Some(writer) })
+        Ok(Self {
+            losses,
+            format,
+            set: Arc::new(move |filter, format| {
+                filter_handle.reload(with_panics(filter))?;
+                printer_handle.reload(self::printer(format, ansi, lines.clone()))
+            }),
+            writer: Some(writer),
+        })
     }
 
     /// Replaces its filter and format.
@@ -110,8 +114,7 @@ impl Drop for Log {
 impl Losses {
     /// Lines lost since the start.
     pub fn lines(&self) -> u64 {
-        let failed = lock(&self.writing).failed;
-        failed + self.overflowed.dropped_lines() as u64
+        lock(&self.writing).failed + self.overflowed.dropped_lines() as u64
     }
 
     /// The warning while lines cannot be written: what is wrong and the next step.

@@ -94,14 +94,13 @@ impl Offloading {
                  (CONFIG_DEBUG_INFO_BTF)"
             ))
         })?;
-        let flows = steering.offload(entries, settings)?;
         Ok(Self {
             mode,
             excluded,
             is_on: false,
             takers: BTreeSet::new(),
             asked: Instant::now(),
-            flows,
+            flows: steering.offload(entries, settings)?,
             losses,
             recent: BTreeMap::new(),
             refusing: BTreeSet::new(),
@@ -126,10 +125,12 @@ impl Offloading {
 
     /// Queries the kernel about which of these interfaces accept packets forwarded by the program, or tries it.
     pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
-        let takers = attached.filter(|attached| {
-            attached.takes_redirected().unwrap_or_else(|| self.has_taken_or_takes(attached))
-        });
-        self.takers = takers.map(Attached::index).collect();
+        self.takers = attached
+            .filter(|attached| {
+                attached.takes_redirected().unwrap_or_else(|| self.has_taken_or_takes(attached))
+            })
+            .map(Attached::index)
+            .collect();
         self.asked = Instant::now();
     }
 
@@ -159,9 +160,12 @@ impl Offloading {
         } else {
             None
         };
-        let offloads = why_none.is_none();
-        let why_not = why_none.or_else(|| (!takes_redirected && !generic).then(|| TAKES_NONE.to_owned()));
-        Part { offloads, generic, takes_redirected, why_not }
+        Part {
+            offloads: why_none.is_none(),
+            generic,
+            takes_redirected,
+            why_not: why_none.or_else(|| (!takes_redirected && !generic).then(|| TAKES_NONE.to_owned())),
+        }
     }
 
     /// The packets that were to leave on an interface and did not.
@@ -176,8 +180,7 @@ impl Offloading {
         let before = self.refusing.len();
         for &ifindex in interfaces {
             let now = self.losses.of(ifindex);
-            let new = Recent { until: now, sent: 0.0, refused: 0.0 };
-            let recent = self.recent.entry(ifindex).or_insert(new);
+            let recent = self.recent.entry(ifindex).or_insert(Recent { until: now, sent: 0.0, refused: 0.0 });
             recent.add(now);
             if recent.are_too_many() {
                 self.refusing.insert(ifindex);

@@ -47,17 +47,20 @@ impl ResponseMinutes {
         if minutes.begun.until(now) < MINUTE {
             return;
         }
-        let times = snapshot
+        let all: ResponsesOf = snapshot
             .services
             .iter()
             .flat_map(|service| &service.members)
-            .map(|member| (member.id, responses(&member.live)));
-        let all: ResponsesOf = times.filter(|(_, times)| !times.is_empty()).collect();
+            .map(|member| (member.id, responses(&member.live)))
+            .filter(|(_, times)| !times.is_empty())
+            .collect();
         let none = ResponseTimes::default();
-        let of_minute =
-            all.iter().map(|(id, times)| (*id, times.since(minutes.before.get(id).unwrap_or(&none))));
-        minutes.last = Arc::new(of_minute.filter(|(_, times)| !times.is_empty()).collect());
-        (minutes.before, minutes.begun) = (all, now);
+        let of_minute = all
+            .iter()
+            .map(|(id, times)| (*id, times.since(minutes.before.get(id).unwrap_or(&none))))
+            .filter(|(_, times)| !times.is_empty())
+            .collect();
+        *minutes = Minutes { begun: now, before: all, last: Arc::new(of_minute) };
     }
 
     /// The times of the last full minute.

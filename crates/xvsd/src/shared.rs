@@ -221,9 +221,8 @@ impl Shared {
 
     /// Every counter, summed over the workers, and those of the sweeper.
     pub fn counters(&self) -> BTreeMap<String, u64> {
-        let mut sum = BTreeMap::new();
-        let swept = self.swept.all().map(|(name, value)| (name.to_owned(), value));
-        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()).chain(swept) {
+        let mut sum = BTreeMap::from(self.swept.all().map(|(name, value)| (name.to_owned(), value)));
+        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()) {
             *sum.entry(name).or_default() += value;
         }
         sum

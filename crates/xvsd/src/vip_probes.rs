@@ -79,12 +79,9 @@ impl VipProber {
         if lock(&self.open).is_some() == expected {
             return Ok(());
         }
-        let open = match expected {
-            true => Some(Open::new().map_err(|error| {
-                CommandError::failed(format_args!("no port for checks with `through_vip`: {error}"))
-            })?),
-            false => None,
-        };
+        let open = expected.then(Open::new).transpose().map_err(|error| {
+            CommandError::failed(format_args!("no port for checks with `through_vip`: {error}"))
+        })?;
         let probes = open.as_ref().map(|open| open.probes.clone());
         let published = self.daemon.run(|thread| {
             thread.control.set_vip_probes(probes);
@@ -102,22 +99,22 @@ impl VipProber {
         server: &RealServer,
     ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         let shared = self.daemon.shared();
-        let begun = {
+        let in_flight = {
             let mut open = lock(&self.open);
             let Open { probes, virtual_addresses, .. } = open.as_mut().ok_or(VipProbeError::Off)?;
             let snapshot = shared.published.load();
             let virtual_addresses = virtual_addresses.of(&snapshot);
-            let source =
-                local_address(&snapshot.egress, virtual_addresses, virtual_endpoint, source, server)?;
-            probes.begin(VipPath {
-                local: Endpoint { addr: source, port: probes.port },
-                virtual_endpoint,
-                server: server.endpoint,
-                method: server.options.method,
-                encapsulation: encapsulation(server.options.tunnel),
-            })
+            let addr = local_address(&snapshot.egress, virtual_addresses, virtual_endpoint, source, server)?;
+            probes
+                .begin(VipPath {
+                    local: Endpoint { addr, port: probes.port },
+                    virtual_endpoint,
+                    server: server.endpoint,
+                    method: server.options.method,
+                    encapsulation: encapsulation(server.options.tunnel),
+                })
+                .ok_or(VipProbeError::TooMany)?
         };
-        let in_flight = begun.ok_or(VipProbeError::TooMany)?;
         Ok(Box::new(Begun::new(in_flight, shared.wakers.first().cloned())))
     }
 }
@@ -125,8 +122,11 @@ impl VipProber {
 impl Open {
     fn new() -> io::Result<Self> {
         let (reserved, port) = reserve_port()?;
-        let virtual_addresses = VirtualAddresses::default();
-        Ok(Self { probes: Arc::new(VipProbes::new(port)), virtual_addresses, _reserved: reserved })
+        Ok(Self {
+            probes: Arc::new(VipProbes::new(port)),
+            virtual_addresses: VirtualAddresses::default(),
+            _reserved: reserved,
+        })
     }
 }
 
@@ -226,8 +226,8 @@ fn reserve_port() -> io::Result<(OwnedFd, u16)> {
     // A machine without IPv6 refuses the first one.
     let socket = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into())
         .or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
-    let at = SocketAddr::try_from(getsockname(&socket)?)?;
-    Ok((socket, at.port()))
+    let port = SocketAddr::try_from(getsockname(&socket)?)?.port();
+    Ok((socket, port))
 }
 
 fn bound(family: AddressFamily, any: IpAddr) -> io::Result<OwnedFd> {

@@ -66,10 +66,11 @@ fn main() -> ExitCode {
     if let Err(error) = rights::give_up(&config) {
         return fail(&error, if error.is_lasting() { MISCONFIGURED } else { FAILED }, None);
     }
-    let log = config.log_filter().map_err(Box::from).and_then(|filter| {
-        Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
-    });
-    let log = match log {
+    let log = match config
+        .log_filter()
+        .map_err(Box::<dyn Error>::from)
+        .and_then(|filter| Ok(Log::to_stderr(filter, config.log_format, io::stderr().is_terminal())?))
+    {
         Ok(log) => log,
         Err(error) => return fail(&*error, FAILED, None),
     };
@@ -142,27 +143,15 @@ fn run(
         check_folder(&config.socket)?;
     }
     take_over.as_mut().map(TakeOver::begin).transpose()?;
-    let listening = match takes_over {
-        true => None,
-        false => {
-            let server = Server::start(settings.clone(), dispatch.clone())?;
-            Some((server, config.metrics_address.map(Listener::bind).transpose()?))
-        }
+    let listening = if takes_over {
+        None
+    } else {
+        let server = Server::start(settings.clone(), dispatch.clone())?;
+        Some((server, config.metrics_address.map(Listener::bind).transpose()?))
     };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
-    let started = daemon
-        .begin(files.state)
-        .map_err(Box::<dyn Error>::from)
-        .and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
-    let started = started
-        .and_then(|()| {
-            let loss = if arguments.accepts_loss() { Loss::Accepted } else { Loss::Refused };
-            daemon
-                .start_health_checks(&config.keepalived, files.keepalived, loss)
-                .map_err(Box::<dyn Error>::from)
-        })
-        .and_then(|()| daemon.serve(take_over).map_err(Box::from));
-    if let Err(error) = started {
+    let loss = if arguments.accepts_loss() { Loss::Accepted } else { Loss::Refused };
+    if let Err(error) = serve(&mut daemon, config, (files.state, files.keepalived), loss, take_over) {
         daemon.stop(Ending::Hold);
         return Err(error);
     }
@@ -206,6 +195,20 @@ fn run(
     daemon.stop(ending);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Puts the rules and the services of the health checks in force, and begins to forward.
+fn serve(
+    daemon: &mut Daemon,
+    config: &Config,
+    (rules, keepalived): (Files, Option<Prepared>),
+    loss: Loss,
+    take_over: Option<TakeOver>,
+) -> Result<(), Box<dyn Error>> {
+    daemon.begin(rules)?;
+    daemon.follow_fleet(&config.fleet)?;
+    daemon.start_health_checks(&config.keepalived, keepalived, loss)?;
+    Ok(daemon.serve(take_over)?)
 }
 
 /// Starts the server of the control socket. Tries again until that succeeds, or there is a request to stop.

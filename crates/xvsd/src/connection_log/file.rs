@@ -44,8 +44,12 @@ pub(super) struct Failed {
 
 impl LogFile {
     pub(super) fn new(path: &Path, section: &Section) -> Self {
-        let max_bytes = section.file_mib << 20;
-        Self { path: path.to_owned(), max_bytes, kept: section.files_kept, open: None }
+        Self {
+            path: path.to_owned(),
+            max_bytes: section.file_mib << 20,
+            kept: section.files_kept,
+            open: None,
+        }
     }
 
     /// Appends whole lines, in a new file if the present one would become too large.
@@ -111,30 +115,25 @@ impl LogFile {
 impl Open {
     fn of(path: &Path) -> io::Result<Self> {
         let (parent, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
-        let open = || own_folder::open(parent, Writers::Group);
-        let folder = match open() {
+        let folder = match own_folder::open(parent, Writers::Group) {
             Err(FolderError::System(error)) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
-                open()
+                own_folder::open(parent, Writers::Group)
             }
             opened => opened,
-        };
-        let folder = folder.map_err(|error| match error {
+        }
+        .map_err(|error| match error {
             FolderError::System(error) => error,
             refused => io::Error::other(refused),
         })?;
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Addresses of clients are not for every user.
-        let file =
-            openat(&folder, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP).map_err(
-                |error| match error {
-                    Errno::LOOP => io::Error::other("it is a symbolic link; name the file itself"),
-                    error => error.into(),
-                },
-            )?;
-        let file = File::from(file);
-        let bytes = file.metadata()?.len();
-        Ok(Self { file, bytes, looked: Instant::now(), is_torn: false })
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        let file = openat(&folder, name, flags, mode).map(File::from).map_err(|error| match error {
+            Errno::LOOP => io::Error::other("it is a symbolic link; name the file itself"),
+            error => error.into(),
+        })?;
+        Ok(Self { bytes: file.metadata()?.len(), file, looked: Instant::now(), is_torn: false })
     }
 
     /// Whether its path now refers to another file, or to none.
@@ -177,9 +176,10 @@ impl Open {
         if whole < written {
             // Only if no other process has written after it.
             let is_alone = self.file.metadata().is_ok_and(|about| about.len() == self.bytes);
-            match is_alone && self.file.set_len(before + whole as u64).is_ok() {
-                true => self.bytes = before + whole as u64,
-                false => self.is_torn = true,
+            if is_alone && self.file.set_len(before + whole as u64).is_ok() {
+                self.bytes = before + whole as u64;
+            } else {
+                self.is_torn = true;
             }
         }
         let lines = lines[..whole].iter().filter(|byte| **byte == b'\n').count() as u64;

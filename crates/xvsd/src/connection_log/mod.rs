@@ -14,8 +14,6 @@ mod line;
 mod sink;
 
 use std::iter;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -82,19 +80,26 @@ impl Logging {
         clock: Arc<Clock>,
         notices: &Sender<String>,
     ) -> std::io::Result<(Self, Logged)> {
-        let named = |file: &Path| Arc::new(Sink::new(file.display().to_string()));
-        let file = section.file.as_deref().map(|path| (LogFile::new(path, section), named(path)));
-        let to = |addr: SocketAddr| Arc::new(Sink::new(addr.to_string()));
         let pause = Duration::from_secs(section.template_minutes * 60);
-        let collector = section.collector.map(|addr| (Collector::new(addr, pause), to(addr)));
+        let mut writer = Writer {
+            begun: clock.now(),
+            file: section
+                .file
+                .as_deref()
+                .map(|path| (LogFile::new(path, section), Arc::new(Sink::new(path.display().to_string())))),
+            collector: section
+                .collector
+                .map(|addr| (Collector::new(addr, pause), Arc::new(Sink::new(addr.to_string())))),
+            lines: Vec::new(),
+            log,
+            clock,
+        };
         let logged = Logged {
-            log: log.clone(),
-            file: file.as_ref().map(|(_, sink)| sink.clone()),
-            collector: collector.as_ref().map(|(_, sink)| sink.clone()),
+            log: writer.log.clone(),
+            file: writer.file.as_ref().map(|(_, sink)| sink.clone()),
+            collector: writer.collector.as_ref().map(|(_, sink)| sink.clone()),
         };
         let (stop, stopped) = bounded(0);
-        let begun = clock.now();
-        let mut writer = Writer { log, clock, begun, file, collector, lines: Vec::new() };
         let thread = threads::spawn("xvs-connections", notices, move || {
             limit_thread(Kind::Reader);
             writer.run(&stopped);
@@ -134,9 +139,10 @@ impl Writer {
                 if batch.is_empty() {
                     break;
                 }
-                match is_last && since.elapsed() > LAST {
-                    true => self.give_up(batch.len() as u64),
-                    false => self.write(&batch),
+                if is_last && since.elapsed() > LAST {
+                    self.give_up(batch.len() as u64);
+                } else {
+                    self.write(&batch);
                 }
             }
             if is_last {

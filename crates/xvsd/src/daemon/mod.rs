@@ -88,24 +88,23 @@ impl Daemon {
     /// stays as it was.
     pub fn begin(&mut self, files: Files) -> Result<(), DaemonError> {
         let others = self.others();
-        let begin = match &self.directory {
+        let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = match &self.directory
+        {
             Some(directory) => Beginning::of_directory(directory.path(), files, others)
                 .map_err(|why| DaemonError::TakeOver(format!("its journal is refused: {why}")))?,
             None => Beginning::of_files(files),
         };
-        let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
         // Before the rules: a daemon of synchronization reads some when it starts.
-        let mut set = Vec::new();
+        let mut in_force = Vec::new();
         for (key, value) in settings {
             let answer = handle.ask(question::set(key.clone(), value.clone()));
             match answer.as_ref().err().and_then(CommandError::refusal) {
                 Some(error) => tracing::error!("journal: xvs set {key} {value}: refused: {error}"),
-                None => set.push((key, value)),
+                None => in_force.push((key, value)),
             }
         }
-        let settings = set;
         let mut refused = Vec::new();
         self.is_as_kept = saved_at_millis.is_some();
         if !commands.is_empty() {
@@ -122,8 +121,8 @@ impl Daemon {
             }
         }
         let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };
-        self.begun = later.map(|journal| (settings.clone(), journal));
-        let begun = Begun { timeouts, settings, refused, journal: now };
+        self.begun = later.map(|journal| (in_force.clone(), journal));
+        let begun = Begun { timeouts, settings: in_force, refused, journal: now };
         let kept = handle.run(|thread| thread.control.begin_journal(begun, thread.shared.now()));
         self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
         kept.map_err(DaemonError::Begin)
@@ -135,10 +134,9 @@ impl Daemon {
     /// The system has no room for a thread.
     pub fn follow_fleet(&mut self, fleet: &Fleet) -> Result<(), DaemonError> {
         if !fleet.etcd.is_empty() {
-            let directory = self.directory.as_ref().map(StateDirectory::path);
-            let following =
-                Following::start(fleet, (directory, self.is_as_kept), self.others(), self.handle());
-            self.fleet = Some(following.map_err(no_thread())?);
+            let kept = (self.directory.as_ref().map(StateDirectory::path), self.is_as_kept);
+            self.fleet =
+                Some(Following::start(fleet, kept, self.others(), self.handle()).map_err(no_thread())?);
         }
         Ok(())
     }
@@ -213,12 +211,12 @@ impl Daemon {
         drop(self.network.take());
         drop(self.netfilter.take());
         let _ = self.inputs.send(Input::Stop);
-        let datapath = self.control.take().map(JoinHandle::join);
-        if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
+        if let Some(Ok(mut datapath)) = self.control.take().map(JoinHandle::join)
+            && ending == Ending::Release
+        {
             datapath.workers.release();
             // The mapped table stays until the process has ended.
-            let removed = self.directory.as_ref().map(StateDirectory::remove_all);
-            if let Some(Err(error)) = removed {
+            if let Some(Err(error)) = self.directory.as_ref().map(StateDirectory::remove_all) {
                 tracing::error!("state_directory: {error}");
             }
         }
@@ -229,7 +227,6 @@ impl Daemon {
 
 /// Logs which of the first commands are refused, and how many are in force.
 fn log_begun(commands: &[(Option<usize>, Command)], results: &[Result<(), CommandError>]) {
-    let is_from_file = commands.iter().any(|(line, _)| line.is_some());
     let mut in_force = commands.len();
     for ((line, command), result) in commands.iter().zip(results) {
         if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
@@ -238,9 +235,10 @@ fn log_begun(commands: &[(Option<usize>, Command)], results: &[Result<(), Comman
             tracing::error!("{place}: {}: refused: {error}", command_line(command));
         }
     }
-    match is_from_file {
-        true => tracing::info!("rules: {in_force} of {} lines are in force", commands.len()),
-        false => tracing::info!("journal: {in_force} of {} objects are in force", commands.len()),
+    if commands.iter().any(|(line, _)| line.is_some()) {
+        tracing::info!("rules: {in_force} of {} lines are in force", commands.len());
+    } else {
+        tracing::info!("journal: {in_force} of {} objects are in force", commands.len());
     }
 }
 

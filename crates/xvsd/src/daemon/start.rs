@@ -71,10 +71,9 @@ impl Daemon {
         let offload = offloading(config, &steering, kept.table.entries(), &mut warnings);
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         // Members of bonds are not offloaded.
-        let no_bonds = status.iter().all(|interface| interface.bond.is_none());
-        if offload.is_some() && config.offload_excluded.is_empty() && no_bonds {
-            workers.may_offload = true;
-        }
+        workers.may_offload = offload.is_some()
+            && config.offload_excluded.is_empty()
+            && status.iter().all(|interface| interface.bond.is_none());
 
         let links = workers.links();
         let wakers = workers.wakers.clone();
@@ -86,17 +85,17 @@ impl Daemon {
         kept.return_to(&mut control, started);
         let KeptState { table, directory, .. } = kept;
         let (notices, ended) = unbounded();
-        let (logging, logged) = match config.connection_log.settings() {
-            Some(settings) => {
+        let (logging, logged) = config
+            .connection_log
+            .settings()
+            .map(|settings| {
                 let log = ConnectionLog::new(settings, table.entries())
-                    .map(Arc::new)
                     .map_err(system("connection_log: its memory"))?;
-                let (logging, logged) = Logging::start(&config.connection_log, log, clock.clone(), &notices)
-                    .map_err(no_thread())?;
-                (Some(logging), Some(logged))
-            }
-            None => (None, None),
-        };
+                Logging::start(&config.connection_log, Arc::new(log), clock.clone(), &notices)
+                    .map_err(no_thread())
+            })
+            .transpose()?
+            .unzip();
 
         let facts = Facts {
             interfaces: status,
@@ -132,8 +131,14 @@ impl Daemon {
         let (inputs, queue) = bounded(QUEUE);
         let network_views = Latest::default();
         let mark_rules = Latest::default();
-        let views = (network_views.clone(), mark_rules.clone());
-        let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        let mut thread = ControlThread::new(
+            control,
+            queue,
+            (network_views.clone(), mark_rules.clone()),
+            unresolved,
+            links,
+            shared.clone(),
+        );
         thread.set_start(worker_start, table);
         if let Some(directory) = &directory {
             thread.kept_hour = KeptHour::new(directory.path());
@@ -236,10 +241,9 @@ fn open_table(
         memory: config.conn_table_memory.into(),
     };
     Config::check_table(&table, machine_memory_bytes())?;
-    let packet_bytes = workers.packet_bytes();
     let free_huge_bytes = memory::HugePages::read().unclaimed_bytes();
     let over = memory::cgroup_limit()
-        .and_then(|limit| config.check_limit(&table, packet_bytes, free_huge_bytes, &limit).err());
+        .and_then(|limit| config.check_limit(&table, workers.packet_bytes(), free_huge_bytes, &limit).err());
     let mut kept = KeptState::open(config, table, over, others)?;
     warnings.append(&mut kept.warnings);
     Ok(kept)
@@ -256,16 +260,14 @@ fn offloading(
         return None;
     }
     let settings = Settings { after: config.offload_after, ..Settings::default() };
-    let started =
-        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
-    let refused = started.as_ref().err().map(|error| {
-        let text = format!(
-            "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
-        );
-        Warning::new(WarningKind::Offload, "", text)
-    });
-    warnings.extend(refused);
-    started.ok()
+    Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries)
+        .inspect_err(|error| {
+            let text = format!(
+                "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
+            );
+            warnings.push(Warning::new(WarningKind::Offload, "", text));
+        })
+        .ok()
 }
 
 /// The control plane over the real data path, as xvs.toml configures it.
@@ -280,10 +282,14 @@ fn control(
     let count = workers.count();
     let secret = kept.table.secret();
     let table = TableFacts { workers: count, entries: kept.table.entries(), secret };
-    let daemons = Daemons::new(table, config.sync_key_file.clone(), peers);
-    let neighbours = Neighbours::open().map_err(system("netlink"))?;
-    let capacity = config.conn_table_size;
-    let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
+    let datapath = SystemDatapath::new(
+        workers,
+        steering,
+        Neighbours::open().map_err(system("netlink"))?,
+        config.conn_table_size,
+        Daemons::new(table, config.sync_key_file.clone(), peers),
+        offload,
+    );
     let mut control = Control::new(datapath, count, config.ipvs, config.feedback.clone());
     control.set_start_settings(config.settings(count));
     control.set_sip_calls(config.sip_calls);

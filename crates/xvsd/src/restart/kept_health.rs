@@ -33,35 +33,35 @@ impl KeptHealth {
 
     /// The view of an earlier process; empty if there is none. Why a file is left out is logged.
     pub(crate) fn read(&self) -> View {
-        let view = file::read(&self.path).map_err(|error| error.to_string()).and_then(|read| {
-            let Some((bytes, _)) = read else { return Ok(View::default()) };
-            match serde_json::from_slice(&bytes) {
-                Ok(Content { xvs_health: VERSION, view }) => Ok(view),
-                Ok(Content { xvs_health, .. }) => {
-                    Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+        file::read(&self.path)
+            .map_err(|error| error.to_string())
+            .and_then(|read| {
+                let Some((bytes, _)) = read else { return Ok(View::default()) };
+                match serde_json::from_slice(&bytes) {
+                    Ok(Content { xvs_health: VERSION, view }) => Ok(view),
+                    Ok(Content { xvs_health, .. }) => {
+                        Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+                    }
+                    Err(error) => Err(error.to_string()),
                 }
-                Err(error) => Err(error.to_string()),
-            }
-        });
-        view.unwrap_or_else(|why| {
-            tracing::warn!(
-                "{}: {why}; the health checks begin as the keepalived.conf says",
-                self.path.display()
-            );
-            View::default()
-        })
+            })
+            .unwrap_or_else(|why| {
+                let path = self.path.display();
+                tracing::warn!("{path}: {why}; the health checks begin as the keepalived.conf says");
+                View::default()
+            })
     }
 
     /// Writes the view. A failure is logged; the next change tries again.
     pub(crate) fn write(&self, view: &View) {
-        let written = serde_json::to_vec(&Content { xvs_health: VERSION, view })
+        if let Err(error) = serde_json::to_vec(&Content { xvs_health: VERSION, view })
             .map_err(Into::into)
-            .and_then(|bytes| file::replace(&self.path, &bytes));
-        if let Err(error) = written {
-            let path = self.path.display();
+            .and_then(|bytes| file::replace(&self.path, &bytes))
+        {
             tracing::warn!(
-                "{path}: {error}; after a restart the health checks begin with an earlier state; make room, or remove what \
-                 has its place"
+                "{}: {error}; after a restart the health checks begin with an earlier state; make room, or remove what has \
+                 its place",
+                self.path.display()
             );
         }
     }

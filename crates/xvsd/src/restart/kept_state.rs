@@ -1,7 +1,7 @@
 //! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
 //!
 //! Runs once, at the start. If the default directory cannot be used, xvsd continues without it, with a warning; if a
-//! configured one cannot be used, the start fails. `restart/serve.rs` determines the order of the start.
+//! configured one cannot be used, the start fails. `serve.rs` determines the order of the start.
 //!
 //! The table goes through three types. A [`PreparedTable`] may still be in use by another process; no process uses a
 //! [`PausedTable`]; [`SurveyedTable::own`] returns the [`Table`] itself. Workers, sweeper, listings and the sender of
@@ -118,31 +118,28 @@ impl KeptState {
             .map(|file| Ok(file.metadata()?.len()))
             .into_iter()
             .all(|length: io::Result<u64>| length.is_ok_and(|bytes| bytes == 0));
-        let mapped = match (FormerTable::map(&files, config, boot), others) {
-            (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
+        let source = match (FormerTable::map(&files, config, boot), others) {
+            (Ok(table), Others::Ended) => Origin::Killed(table),
             (Ok(table), Others::Run) => {
                 // Now, when the other process still forwards.
                 table.touch();
-                Some(Origin::HandedOver(table))
+                Origin::HandedOver(table)
             }
             (Err(AdoptError::Refused(why)), Others::Run) => {
                 return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
             }
-            (Err(AdoptError::Refused(_)), Others::Ended) if is_new => None,
             (Err(AdoptError::Refused(why)), Others::Ended) => {
-                let path = directory.path().join(CONNECTIONS);
-                let path = path.display();
-                let text = format!(
-                    "xvsd has begun with an empty connection table, because that of {path} is refused: {why}"
-                );
-                warnings.push(Warning::new(WarningKind::TableRefused, path, text));
-                None
+                if !is_new {
+                    let path = directory.path().join(CONNECTIONS);
+                    let path = path.display();
+                    let text = format!(
+                        "xvsd has begun with an empty connection table, because that of {path} is refused: {why}"
+                    );
+                    warnings.push(Warning::new(WarningKind::TableRefused, path, text));
+                }
+                Origin::New(new_table(directory, config, boot)?)
             }
             (Err(AdoptError::Kernel(error)), _) => return Err(failed(directory, error).into()),
-        };
-        let source = match mapped {
-            Some(source) => source,
-            None => Origin::New(new_table(directory, config, boot)?),
         };
         Ok((source, warnings))
     }
@@ -170,10 +167,8 @@ fn new_table(
         let _ = config.memory != Memory::SmallPages && allocate_huge(file);
     });
     // Half of a table would take room for nothing.
-    let extensions = extensions.inspect_err(|_| {
-        let _ = directory.remove(CONNECTIONS);
-    });
-    let files = TableFiles { connections, extensions: extensions? };
+    let extensions = extensions.inspect_err(|_| _ = directory.remove(CONNECTIONS))?;
+    let files = TableFiles { connections, extensions };
     let secret = random_secret().map_err(|error| failed(directory, error))?;
     let table = Table::create_in(&files, config, secret, boot).map_err(|error| failed(directory, error))?;
     table.note_huge_pages(are_huge);

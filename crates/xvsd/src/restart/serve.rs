@@ -10,7 +10,7 @@
 //!    synchronization get handles of the table. The former xvsd can continue only after a new start.
 //!
 //! After a failure in the first two stages, the running xvsd continues with its programs. Not here: the hand-over by the
-//! running xvsd (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
+//! running xvsd (`hand_over.rs`), the table's types (`kept_state.rs`).
 
 use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};
@@ -37,14 +37,13 @@ impl ControlThread {
             // The running xvsd still has the contents of list files that have a fault now.
             self.control.require_list_files().map_err(DaemonError::Lists)?;
         }
-        let workers = &mut self.control.datapath().workers;
-        let former = workers.former_records();
+        let former = self.control.datapath().workers.former_records();
         let hold = start.hold.clone();
         let clock = start.clock.clone();
         let table = table.pause(take_over.as_mut(), clock.now())?;
 
         let SystemDatapath { workers, steering, .. } = self.control.datapath();
-        let (ports, table, former) = match &take_over {
+        let (opened, table, former) = match &take_over {
             // The kernel frees the queues in the meantime.
             Some(_) => thread::scope(|scope| {
                 let survey = thread::Builder::new()
@@ -63,7 +62,7 @@ impl ControlThread {
                 (ports, surveyed(table, &hold, &clock), used_records(former))
             }
         };
-        let (ports, worker_facts) = ports.into_iter().unzip();
+        let (ports, worker_facts) = opened.into_iter().unzip();
 
         let table = table.own(take_over.as_mut(), &mut self.control)?;
         hold.beat(clock.elapsed());
@@ -71,14 +70,16 @@ impl ControlThread {
             table.set_log(logged.log.clone());
         }
         self.shared.own(table.clone());
-        let reader = table.reader().expect("a table has handles for a listing and the sweeper");
-        let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])
-            .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
+        let sweeper = Sweeper::new(
+            table.reader().expect("a table has handles for a listing and the sweeper"),
+            start.published.clone(),
+            table.secret().0[1],
+        )
+        .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
         self.control.datapath().own(&table).map_err(io::Error::other).map_err(system("the master daemon"))?;
-        let workers = &mut self.control.datapath().workers;
         let notices = start.notices.clone();
         let uncounted = former.iter().flat_map(UsedRecords::take).collect();
-        start.start(&table, ports, uncounted, workers)?;
+        start.start(&table, ports, uncounted, &mut self.control.datapath().workers)?;
         take_over.iter_mut().for_each(TakeOver::forwards);
         self.sweeping = Some(Sweeping::start(sweeper, clock, &notices).map_err(system("a thread"))?);
 

@@ -43,7 +43,7 @@ pub fn take_name() {
 
 /// Whether this process is a successor in the background.
 pub fn is_one() -> bool {
-    env::var(VARIABLE).is_ok_and(|part| part == TAKES_OVER)
+    env::var(VARIABLE).as_deref() == Ok(TAKES_OVER)
 }
 
 /// This program with this process's command line, for a process that is no successor.
@@ -75,11 +75,11 @@ fn number(mut out: &PipeReader) -> io::Result<u32> {
 /// Carries out `xvsd --take-over` in a process that is not the successor itself: starts the successor, and waits until
 /// it forwards or has failed.
 pub fn start() -> ExitCode {
-    let started = match env::var(VARIABLE).is_ok_and(|part| part == STARTS) {
-        true => start_and_end(),
-        false => start_and_wait(),
-    };
-    started.unwrap_or_else(|error| {
+    match env::var(VARIABLE).as_deref() {
+        Ok(STARTS) => start_and_end(),
+        _ => start_and_wait(),
+    }
+    .unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "xvsd: the process that takes over cannot be started: {error}");
         ExitCode::FAILURE
     })
@@ -109,11 +109,11 @@ fn start_and_wait() -> io::Result<ExitCode> {
     let successor = started?;
     let mut said = vec![0; READY.len()];
     // A successor that fails has printed why.
-    let is_ready = out.read_exact(&mut said).is_ok() && said == READY;
-    if is_ready {
-        announce_main(successor);
+    if out.read_exact(&mut said).is_err() || said != READY {
+        return Ok(ExitCode::FAILURE);
     }
-    Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    announce_main(successor);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts a successor with this process's command line, for a reload. If it ends, the channel gets its error.

@@ -2,10 +2,10 @@
 //! the running xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. `restart/hand_over.rs` is the side of the running xvsd.
+//! before the last one. `hand_over.rs` is the side of the running xvsd.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -20,9 +20,10 @@ pub struct TakeOver {
     client: Client,
     /// The running xvsd. Its reply to the first step shows that the process had not ended when this was opened.
     former: Option<Process>,
-    socket: std::path::PathBuf,
-    /// When the running xvsd stopped forwarding, and the time without forwarding.
-    paused_at: Option<Instant>,
+    socket: PathBuf,
+    /// When the running xvsd stopped forwarding.
+    paused_at: Instant,
+    /// The time without forwarding.
     pause_time: Duration,
     watchdog: Option<Duration>,
 }
@@ -36,7 +37,7 @@ fn await_answer(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
 #[derive(Debug, Error)]
 #[error("{socket}: xvsd cannot be taken over: {why}{step}", socket = socket.display(), step = step(why))]
 pub struct TakeOverError {
-    socket: std::path::PathBuf,
+    socket: PathBuf,
     why: Failure,
 }
 
@@ -54,13 +55,13 @@ impl TakeOver {
     /// # Errors
     /// No xvsd runs.
     pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
-        let failed = |why| TakeOverError { socket: socket.to_owned(), why };
-        let client = Client::connect(socket).map_err(failed)?.waiting_by(await_answer);
+        let client =
+            Client::connect(socket).map_err(|why| TakeOverError { socket: socket.to_owned(), why })?;
         Ok(Self {
-            client,
+            client: client.waiting_by(await_answer),
             former: None,
             socket: socket.to_owned(),
-            paused_at: None,
+            paused_at: Instant::now(),
             pause_time: Duration::ZERO,
             watchdog: None,
         })
@@ -87,7 +88,7 @@ impl TakeOver {
     /// # Errors
     /// It does not answer, or has given up.
     pub fn pause(&mut self) -> Result<(), TakeOverError> {
-        self.paused_at = Some(Instant::now());
+        self.paused_at = Instant::now();
         self.step(TakeOverStep::Pause).map(drop)
     }
 
@@ -101,7 +102,7 @@ impl TakeOver {
 
     /// Notes that this process forwards.
     pub(crate) fn forwards(&mut self) {
-        self.pause_time = self.paused_at.map_or(Duration::ZERO, |at| at.elapsed());
+        self.pause_time = self.paused_at.elapsed();
     }
 
     /// The time without forwarding.

@@ -132,10 +132,10 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
         limit_to(name, owner).map_err(system("user: becoming the user"))?;
     }
     set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
-    match config.user.is_some() && !has_filters {
-        true => seccomp::limit_process().map_err(system(SECCOMP)),
-        false => Ok(()),
+    if config.user.is_some() && !has_filters {
+        seccomp::limit_process().map_err(system(SECCOMP))?;
     }
+    Ok(())
 }
 
 /// The part of the start that fails without filters.
@@ -186,13 +186,13 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
         unistd::setresuid(user, user, user)?;
     }
     let left = has.permitted.intersection(kept);
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: none })?;
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable })?;
     // Scripts of the same user must not read its memory.
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// The capabilities that it keeps on a kernel with this release.
+/// The capabilities that xvsd keeps on a kernel with this release.
 fn kept(release: &str) -> CapabilitySet {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -246,10 +246,10 @@ fn has_needed() -> Result<(), DaemonError> {
     let has = capabilities(None).map_err(|error| system("capabilities")(error.into()))?.effective;
     let missing: Vec<_> =
         NEEDED.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") }),
+    if missing.is_empty() {
+        return Ok(());
     }
+    Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") })
 }
 
 #[cfg(test)]

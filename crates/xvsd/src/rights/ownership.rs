@@ -66,10 +66,7 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     let Some(name) = socket.file_name() else { return Ok(()) };
     let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
     let is_own = parent == Path::new("/run/xvs") || !parent.exists();
-    let parent = match is_own {
-        true => folder(CWD, parent, owner, mode)?,
-        false => open(CWD, parent)?,
-    };
+    let parent = if is_own { folder(CWD, parent, owner, mode)? } else { open(CWD, parent)? };
     let Some(parent) = parent else { return Ok(()) };
     let lock = format!("{}.lock", name.to_string_lossy());
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
@@ -78,11 +75,10 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
 /// The directory of the log of connections becomes the user's if it is created here. Any other one stays unchanged;
 /// then the log warns if the user may not write there.
 fn give_log(path: &Path, owner: Owner) -> io::Result<()> {
-    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
-    match path.exists() {
-        true => Ok(()),
-        false => folder(CWD, path, owner, mode).map(drop),
+    if !path.exists() {
+        folder(CWD, path, owner, Mode::RWXU | Mode::RGRP | Mode::XGRP)?;
     }
+    Ok(())
 }
 
 /// The directory of state directories. An existing one becomes the user's only if it is as xvsd creates it: only root

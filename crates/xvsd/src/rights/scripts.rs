@@ -1,4 +1,4 @@
-//! The scripts that the helper may run: those in keepalived.conf file that xvsd's command line or xvs.toml names.
+//! The scripts that the helper may run: those in the keepalived.conf that xvsd's command line or xvs.toml names.
 //!
 //! Runs in the helper, which reads the files itself, so an attacker who controls xvsd cannot run anything else. A
 //! script that was once in the file stays permitted, because xvsd uses the old file until a reload. An unknown script

@@ -130,29 +130,24 @@ impl Workers {
         let queues = attached.iter().map(|attached| attached.receive_queues() as usize);
         let workers = workers.map(|workers| workers.min(queues.min().unwrap_or(workers)));
         let shares = shares(&attached, workers)?;
-        let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
-        let unfit = attached.iter().map(|_| None).collect();
-        let own = attached.iter().map(|_| None).collect();
-        let wakers = shares
-            .iter()
-            .map(|_| Waker::new())
-            .collect::<io::Result<_>>()
-            .map_err(system("a worker's waker"))?;
         Ok(Self {
-            attached,
-            reinjectors,
-            own,
+            reinjectors: attached.iter().map(open_reinjector).collect::<Result<_, _>>()?,
+            own: attached.iter().map(|_| None).collect(),
             own_clients: None,
             loopback: Arc::default(),
             not_redirected: Vec::new(),
             rings,
+            wakers: shares
+                .iter()
+                .map(|_| Waker::new())
+                .collect::<io::Result<_>>()
+                .map_err(system("a worker's waker"))?,
             shares,
-            wakers,
             memory: Vec::new(),
             threads: Vec::new(),
             paused: false,
             queues_refused: BTreeMap::new(),
-            unfit,
+            unfit: attached.iter().map(|_| None).collect(),
             pins,
             not_pinned: Vec::new(),
             poll,
@@ -160,6 +155,7 @@ impl Workers {
             shared_cores: SharedCores::default(),
             may_offload: false,
             copied_for: None,
+            attached,
         })
     }
 
@@ -172,8 +168,7 @@ impl Workers {
     pub(crate) fn fewer_than(&self, wanted: Option<usize>) -> Option<Warning> {
         let wanted = wanted.filter(|wanted| *wanted > self.count())?;
         let fewest = self.attached.iter().min_by_key(|attached| attached.receive_queues())?.interface();
-        let word = receive_queues_word(fewest);
-        let text = fewer_warning(wanted, self.count(), fewest, word);
+        let text = fewer_warning(wanted, self.count(), fewest, receive_queues_word(fewest));
         Some(Warning::new(WarningKind::FewerWorkers, fewest, text))
     }
 
@@ -241,11 +236,11 @@ impl Workers {
 
     /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
     pub(crate) fn prepare_memory(&mut self) {
-        let memory = self
+        self.memory = self
             .shares
             .iter()
-            .map_while(|share| PacketMemory::create(&queues(&self.attached, share), self.rings).ok());
-        self.memory = memory.collect();
+            .map_while(|share| PacketMemory::create(&queues(&self.attached, share), self.rings).ok())
+            .collect();
     }
 
     /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
@@ -270,8 +265,8 @@ impl Workers {
         self.shared_cores.warn(self.shares.len());
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
-            let links = queues(&self.attached, share);
-            let mut sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
+            let queues = queues(&self.attached, share);
+            let mut sockets = Sockets::open_over(&queues, self.rings, memory.next(), to_copy)?;
             if self.poll != Poll::Sleep
                 && let Err(error) = sockets.prefer_busy_polling()
                 && ports.is_empty()
@@ -287,11 +282,15 @@ impl Workers {
                 CopyMode::ZeroCopy => None,
                 CopyMode::Copy { because_of } => Some(because_of.clone()),
             };
-            let waker = self.wakers[ports.len()].clone();
-            let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
-            let reinjectors = self.reinjectors.clone();
-            let port = XdpPort::open(sockets, reinjectors, waker, own, self.loopback.clone(), self.poll)
-                .map_err(system("a worker's port"))?;
+            let port = XdpPort::open(
+                sockets,
+                self.reinjectors.clone(),
+                self.wakers[ports.len()].clone(),
+                if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave },
+                self.loopback.clone(),
+                self.poll,
+            )
+            .map_err(system("a worker's port"))?;
             let facts = WorkerFacts {
                 core: core.map(|core| core.id),
                 copy_mode,
@@ -308,8 +307,8 @@ impl Workers {
     fn defer_interrupts(&mut self, defer: bool) {
         for attached in &self.attached {
             let name = attached.interface();
-            let interface = name.to_owned();
-            if let Err(error) = (DeferInterrupts { interface, index: attached.index(), defer }).run(&[])
+            let task = DeferInterrupts { interface: name.to_owned(), index: attached.index(), defer };
+            if let Err(error) = task.run(&[])
                 && defer
             {
                 let text = format!(
@@ -336,7 +335,7 @@ impl Workers {
         let poll = self.poll;
         let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
-        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, move || {
+        let handle = threads::spawn(&format!("xvs-worker-{number}"), notices, move || {
             pin(number, core);
             // A worker that never sleeps would starve the other work on its core.
             if poll == Poll::Sleep {
@@ -344,9 +343,15 @@ impl Workers {
             }
             limit_thread(Kind::Worker);
             run_worker(worker, &closed_tx, &next);
+        })
+        .map_err(system("a thread"))?;
+        self.threads.push(WorkerThread {
+            stop,
+            closed,
+            has_port: true,
+            ports: Some(ports),
+            handle: Some(handle),
         });
-        let handle = Some(thread.map_err(system("a thread"))?);
-        self.threads.push(WorkerThread { stop, closed, has_port: true, ports: Some(ports), handle });
         Ok(())
     }
 

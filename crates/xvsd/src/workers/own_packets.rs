@@ -30,8 +30,11 @@ impl Workers {
         if self.threads.is_empty() {
             return;
         }
-        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
-        let mut results: Vec<_> = interfaces
+        let mut results: Vec<_> = self
+            .own
+            .iter_mut()
+            .zip(&self.reinjectors)
+            .zip(&self.attached)
             .map(|((own, tap), attached)| {
                 redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
             })
@@ -47,14 +50,14 @@ impl Workers {
                 }
             }
         }));
-        let began = results.iter().any(|result| matches!(result, Ok(true)));
-        let refused = results
+        let has_begun = results.iter().any(|result| matches!(result, Ok(true)));
+        self.not_redirected = results
             .into_iter()
             .filter_map(Result::err)
-            .map(|error| Warning::new(WarningKind::OwnPackets, &error.interface, error.to_string()));
-        self.not_redirected = refused.collect();
+            .map(|error| Warning::new(WarningKind::OwnPackets, &error.interface, error.to_string()))
+            .collect();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
-        if let Some(reader) = self.wakers.first().filter(|_| began) {
+        if let Some(reader) = self.wakers.first().filter(|_| has_begun) {
             reader.wake();
         }
     }
@@ -81,27 +84,26 @@ fn redirect(
     interface: &str,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
 ) -> Result<bool, RedirectError> {
-    // Deleting the qdisc deletes the program, too.
-    let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
-    match (steering.redirects(sender), is_redirected) {
-        (true, false) => {
-            let begun = reinjector().and_then(|tap| {
-                ProvideClsact { interface: tap.interface() }.run(&[])?;
-                Redirection::begin(steering, sender, tap)
-            });
-            *own = Some(begun.map_err(|error| {
-                let unserved = match sender {
-                    OwnSender::Server => "real servers on this machine by NAT",
-                    OwnSender::Client => "clients on this machine",
-                };
-                RedirectError { unserved, interface: interface.to_owned(), error }
-            })?);
-            Ok(true)
-        }
-        (true, true) => Ok(false),
-        (false, _) => {
-            *own = None;
-            Ok(false)
-        }
+    if !steering.redirects(sender) {
+        *own = None;
+        return Ok(false);
     }
+    // Deleting the qdisc deletes the program, too.
+    if own.as_ref().is_some_and(Redirection::is_in_force) {
+        return Ok(false);
+    }
+    let begun = reinjector()
+        .and_then(|tap| {
+            ProvideClsact { interface: tap.interface() }.run(&[])?;
+            Redirection::begin(steering, sender, tap)
+        })
+        .map_err(|error| {
+            let unserved = match sender {
+                OwnSender::Server => "real servers on this machine by NAT",
+                OwnSender::Client => "clients on this machine",
+            };
+            RedirectError { unserved, interface: interface.to_owned(), error }
+        })?;
+    *own = Some(begun);
+    Ok(true)
 }

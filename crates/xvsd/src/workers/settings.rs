@@ -65,18 +65,19 @@ impl Workers {
         if !has_sockets || self.unfit[index].as_ref().is_some_and(|unfit| unfit.settings == Some(settings)) {
             return None;
         }
-        let error = match self.reopen(index, settings, steering) {
+        match self.reopen(index, settings, steering) {
             Ok(facts) => {
                 let refused = self.queues_refused.get(self.attached[index].interface());
                 self.unfit[index] = refused.map(|error| self.unfit(index, settings, error)).or(ports);
-                return Some(facts);
+                Some(facts)
             }
-            Err(error) => error,
-        };
-        // If the former sockets cannot be opened again either, the workers stay paused, and it is tried again.
-        let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
-        self.unfit[index] = Some(self.unfit(index, settings, &error));
-        facts
+            Err(error) => {
+                // If the former sockets cannot be opened again either, the workers stay paused, and it is tried again.
+                let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
+                self.unfit[index] = Some(self.unfit(index, settings, &error));
+                facts
+            }
+        }
     }
 
     /// The warning that the sockets are for other settings of an interface than these.
@@ -101,17 +102,12 @@ impl Workers {
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
         let former = self.attached[index].settings();
         self.attached[index].set_settings(settings);
-        let ready = shares(&self.attached, Some(self.threads.len())).and_then(|shares| {
-            steering.renew(&mut self.attached[index])?;
-            Ok(shares)
-        });
-        match ready {
-            Ok(shares) => self.shares = shares,
-            Err(error) => {
-                self.attached[index].set_settings(former);
-                return Err(error);
-            }
-        }
+        self.shares = shares(&self.attached, Some(self.threads.len()))
+            .and_then(|shares| {
+                steering.renew(&mut self.attached[index])?;
+                Ok(shares)
+            })
+            .inspect_err(|_| self.attached[index].set_settings(former))?;
         self.pause()?;
         self.resume()
     }

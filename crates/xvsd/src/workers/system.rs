@@ -98,9 +98,8 @@ impl SystemDatapath {
 
     /// Turns the offload of flows on or off, as the workers' sockets want it.
     pub(crate) fn follow_offload(&mut self) {
-        let copies = self.workers.copies();
         if let Some(offload) = &mut self.offload {
-            offload.follow(copies);
+            offload.follow(self.workers.copies());
         }
     }
 
@@ -113,8 +112,7 @@ impl SystemDatapath {
 
     /// The name of the thread with this number at the table: workers first, then readers.
     fn thread_name(&self, slot: usize) -> String {
-        let workers = self.workers.count();
-        if slot < workers { format!("worker {slot}") } else { "a listing".to_owned() }
+        if slot < self.workers.count() { format!("worker {slot}") } else { "a listing".to_owned() }
     }
 }
 
@@ -140,9 +138,8 @@ impl Datapath for SystemDatapath {
         daemon: &SyncDaemon,
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
-        let wakers = self.workers.wakers.clone();
         self.daemons
-            .start_backup(daemon, sockets, wakers)
+            .start_backup(daemon, sockets, self.workers.wakers.clone())
             .map_err(|why| CommandError::failed(format_args!("backup daemon: {why}")))
     }
 
@@ -212,9 +209,11 @@ impl Datapath for SystemDatapath {
     }
 
     fn reserve_ports(&mut self, ports: &[(u16, u16)]) {
-        let refused = self.reserved.set(ports.to_vec()).err();
-        self.not_reserved =
-            refused.map(|error| Warning::new(WarningKind::PortsNotReserved, "", error.to_string()));
+        self.not_reserved = self
+            .reserved
+            .set(ports.to_vec())
+            .err()
+            .map(|error| Warning::new(WarningKind::PortsNotReserved, "", error.to_string()));
     }
 
     fn available_pages(&mut self) -> Option<u32> {
@@ -245,7 +244,7 @@ impl SystemDatapath {
         self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
     }
 
-    /// Makes the neighbours on these links, by index, that an earlier process has left this one's.
+    /// Adopts the neighbours on these links, by index, that an earlier process has left.
     pub(crate) fn adopt_neighbours(&mut self, links: &[u32]) {
         match self.neighbours.adopt(links) {
             Ok(()) => self.manage_neighbours(),

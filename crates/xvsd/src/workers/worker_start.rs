@@ -64,11 +64,13 @@ impl WorkerStart {
             if let Some(uncounted) = uncounted.take() {
                 flows.count_former(uncounted, Context::new(&self.published.load(), self.clock.now()));
             }
-            let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
             let ids = Identification::numbered(secret, 2 * number + 1);
-            let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids);
             let worker = Worker {
-                pipeline: Pipeline::new(flows, transmitter, fragments),
+                pipeline: Pipeline::new(
+                    flows,
+                    Transmitter::new(counters, self.unresolved.clone(), ids),
+                    Reassembly::new(number, handoff.clone(), *table.secret()),
+                ),
                 port,
                 snapshot: self.published.clone(),
                 clock: self.clock.clone(),
