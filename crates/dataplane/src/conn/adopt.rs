@@ -25,10 +25,11 @@ use xvs_proto::HashSecret;
 
 use super::buckets::{Buckets, Claim};
 use super::connection::Connection;
-use super::entry::{Life, REMOVED, Record};
+use super::entry::{REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::keys::Keys;
+use super::life::Life;
 use super::slab::{Slab, Stock};
 use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
 use crate::clock::Millis;

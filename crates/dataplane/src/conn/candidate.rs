@@ -10,9 +10,9 @@ use xvs_proto::plain::{LinkAddresses, Plain};
 use super::buckets::{Candidate, Claim};
 use super::connection::Connection;
 use super::direction::Direction;
-use super::entry::Life;
 use super::handle::TableWorker;
 use super::id::ConnId;
+use super::life::Life;
 use crate::shm::prefetch;
 
 impl TableWorker {

@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use super::entry::{Life, REMOVED, Record};
+use super::entry::{REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
+use super::life::Life;
 use super::offloaded::{Offloaded, State, told};
 use super::spare::Spare;
 use crate::clock::Millis;

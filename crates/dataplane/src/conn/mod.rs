@@ -25,6 +25,7 @@ mod adopt;
 mod candidate;
 mod handle;
 mod leave;
+mod life;
 mod reader;
 mod timers;
 
@@ -51,13 +52,13 @@ pub use self::connection::Connection;
 pub(crate) use self::connection::{Complete, NO_DESTINATION};
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
-pub(crate) use self::entry::Life;
 pub use self::flags::Flags;
 pub(crate) use self::ftp::{Asked, Shift};
 pub(crate) use self::handle::TableHandle;
 pub use self::handle::TableWorker;
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
+pub(crate) use self::life::Life;
 pub(crate) use self::lookup::Sought;
 pub(crate) use self::numbers::{Awaited, Numbers};
 pub(crate) use self::offloaded::{

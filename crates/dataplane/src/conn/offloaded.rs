@@ -25,8 +25,8 @@ use std::sync::{Arc, OnceLock};
 
 use xvs_proto::Protocol;
 
-use super::entry::Life;
 use super::id::ConnId;
+use super::life::Life;
 use super::tcp::TcpState;
 use crate::bpf::{XVS_MAX_FLOWS, XVS_SLOTS, in_words, xvs_moves};
 use crate::clock::{Micros, Millis};

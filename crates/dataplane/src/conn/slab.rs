@@ -10,7 +10,8 @@
 use std::mem;
 use std::ops::Range;
 
-use super::entry::{Life, Record};
+use super::entry::Record;
+use super::life::Life;
 use super::quiescence::Quiescence;
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Entry, Extension, Header, Numbers};

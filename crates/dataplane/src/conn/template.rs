@@ -10,10 +10,10 @@ use std::hint;
 use xvs_proto::Endpoint;
 
 use super::connection::Connection;
-use super::entry::Life;
 use super::flags::Flags;
 use super::handle::{TableHandle, TableWorker};
 use super::id::ConnId;
+use super::life::Life;
 use super::reader::TableReader;
 use crate::shm::atomic::Ordering;
 
