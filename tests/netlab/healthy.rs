@@ -129,11 +129,11 @@ fn systemd_hears_of_a_successor_from_the_main_process_and_from_that_of_execreloa
     set_socket_passcred(&systemd, true).expect("a socket");
     systemd.set_nonblocking(true).expect("a socket");
     let variable = format!("NOTIFY_SOCKET={}", path.display());
-    let hold = ["--hold", "10s"];
-    let mut former = Director::start_with_variable(&cluster, &variable, &hold);
+    let usual = ["--hold", "10s", "--conn-table-size", "65536"];
+    let mut former = Director::start_with_variable(&cluster, &variable, &usual);
     let first = former.process();
     let mut command = cluster.command(Host::Director, "env");
-    command.arg(&variable).arg(program("xvsd")).arg("--take-over").args(hold);
+    command.arg(&variable).arg(program("xvsd")).arg("--take-over").args(usual);
     command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]).stdin(Stdio::null());
     let mut reload = command.spawn().expect("scripts/netlab can be started");
     assert!(reload.wait().expect("it is a child of this process").success());

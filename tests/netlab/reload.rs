@@ -292,7 +292,7 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
     let broken = cluster.state().join("broken");
     fs::write(&broken, "}\n-A -t nonsense\n").expect("the cluster's folder takes files");
-    let file = File::new(&cluster, &both(1, HELD));
+    let file = File::new(&cluster, &both(1, &format!("{HELD}conn_table_size = 1048576\n")));
     let mut director = file.start(&cluster);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     director.xvs("set sloppy_tcp 1");

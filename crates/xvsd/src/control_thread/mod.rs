@@ -54,8 +54,8 @@ const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of comparing the interfaces' settings with those that the workers' sockets were opened for.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Interval of confirming the neighbours that workers send to. The kernel deletes a neighbour entry that it has not used
-/// for a minute (`gc_stale_time`), and does not see the packets that workers send.
+/// Interval of confirming the neighbours that workers send to. The kernel deletes a neighbour entry that it has not
+/// used for a minute (`gc_stale_time`), and does not see the packets that workers send.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The largest number of neighbours that are confirmed at a time.
