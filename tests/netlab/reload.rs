@@ -292,7 +292,8 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
     let broken = cluster.state().join("broken");
     fs::write(&broken, "}\n-A -t nonsense\n").expect("the cluster's folder takes files");
-    let file = File::new(&cluster, &both(1, &format!("{HELD}conn_table_size = 1048576\n")));
+    let first = both(1, &format!("{HELD}conn_table_size = 1048576\n"));
+    let file = File::new(&cluster, &first);
     let mut director = file.start(&cluster);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     director.xvs("set sloppy_tcp 1");
@@ -324,7 +325,7 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     stream.finish();
     HalfUpload::begin(&cluster, PORT).finish();
     // The journal too is that of before.
-    file.write(&both(1, HELD));
+    file.write(&first);
     assert_eq!(director.xvs("reload"), "no key of xvs.toml has changed\n");
     director.kill();
     assert_eq!(file.start(&cluster).xvs("get"), before);

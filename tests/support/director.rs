@@ -246,8 +246,8 @@ impl<'a> Director<'a> {
     ) -> Self {
         let mut command = cluster.command(host, "env");
         command.args(variables).arg(program("xvsd")).args(arguments);
-        // A test that drops a director expects the kernel to have its packets. A table of the usual size takes longer to
-        // allocate than all else at the start.
+        // A test that drops a director expects the kernel to have its packets. A table of the usual size takes longer
+        // to allocate than all else at the start.
         for (option, key, value) in
             [("--hold", "hold = ", "0"), ("--conn-table-size", "conn_table_size = ", "65536")]
         {

@@ -8,8 +8,8 @@ use crate::offload::Offloading;
 use crate::workers::system::SystemDatapath;
 
 impl ControlThread {
-    /// Ends the offload to interfaces that refuse frames of the XDP program, and begins it on interfaces that accept them
-    /// now.
+    /// Ends the offload to interfaces that refuse frames of the XDP program, and begins it on interfaces that accept
+    /// them now.
     pub(super) fn follow_losses(&mut self) {
         if !is_due(&mut self.losses_after, LOSSES_INTERVAL) {
             return;

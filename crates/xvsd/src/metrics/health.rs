@@ -1,8 +1,8 @@
 //! Metrics of health checks: the file, its virtual servers, their real servers and checks.
 //!
 //! The label of a virtual server is its first service, and the label of a real server is its endpoint in the file. Most
-//! labels match the labels of `xvs_destination_…`. The label of a check is its number in the file's order. Not here: the
-//! checks (`xvs_health`).
+//! labels match the labels of `xvs_destination_…`. The label of a check is its number in the file's order. Not here:
+//! the checks (`xvs_health`).
 
 use xvs_model::report::health::{
     AgentHealth, CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth,

@@ -93,8 +93,8 @@ impl Family<Items> {
     }
 }
 
-/// The service with the same mark and the other family, which has the same labels in node_exporter. If a tunnel connects
-/// both to the same destination, one line has the sum of their values.
+/// The service with the same mark and the other family, which has the same labels in node_exporter. If a tunnel
+/// connects both to the same destination, one line has the sum of their values.
 fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
     let ServiceKey::Mark { mark, family } = key else { return None };
     let family = match family {

@@ -9,8 +9,8 @@
 //! 3. *Owning.* The table belongs to this process. Only now do workers, the sweeper, listings and the sender of
 //!    synchronization get handles of the table. The former xvsd can continue only after a new start.
 //!
-//! After a failure in the first two stages, the running xvsd continues with its programs. Not here: the hand-over by the
-//! running xvsd (`hand_over.rs`), the table's types (`kept_state.rs`).
+//! After a failure in the first two stages, the running xvsd continues with its programs. Not here: the hand-over by
+//! the running xvsd (`hand_over.rs`), the table's types (`kept_state.rs`).
 
 use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};

@@ -155,8 +155,8 @@ impl Settings {
 /// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped in this order: the socket is removed before the lock is released. Otherwise the next server's socket could
-    // be removed.
+    // Dropped in this order: the socket is removed before the lock is released. Otherwise the next server's socket
+    // could be removed.
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,

@@ -113,8 +113,8 @@ impl Prepared {
     }
 }
 
-/// Sends messages until `stop` is set. With a sync id it also sends an empty message each second, so that directors that
-/// join detect this one.
+/// Sends messages until `stop` is set. With a sync id it also sends an empty message each second, so that directors
+/// that join detect this one.
 fn send_messages(
     stop: &AtomicBool,
     messages: &Mutex<Messages>,

@@ -102,8 +102,8 @@ fn to_group(daemon: &SyncDaemon, group: IpAddr, source: Source, number: u16) -> 
     Ok(socket)
 }
 
-/// One socket for each port. It receives on the daemon's interface the messages to the daemon's group, or with peers the
-/// messages to an address of this machine.
+/// One socket for each port. It receives on the daemon's interface the messages to the daemon's group, or with peers
+/// the messages to an address of this machine.
 pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, SyncError> {
     (0..sockets.ports).map(|number| of_port(daemon, sockets, number)).collect::<io::Result<_>>().map_err(
         |error| {
@@ -220,8 +220,8 @@ struct Source {
     index: u32,
 }
 
-/// The first address of a daemon's interface that fits its messages. The kernel lists link-local addresses of IPv6 last;
-/// messages to peers never come from these.
+/// The first address of a daemon's interface that fits its messages. The kernel lists link-local addresses of IPv6
+/// last; messages to peers never come from these.
 fn source(daemon: &SyncDaemon) -> io::Result<Option<Source>> {
     let interface = daemon.interface.as_str();
     let index = name_to_index(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, interface)?;
