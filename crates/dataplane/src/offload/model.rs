@@ -76,8 +76,7 @@ impl Flows {
     /// Like [`Self::process`], for a worker that has looked up the connection before it was offloaded.
     pub fn advance(&mut self, id: ConnId, packet: &Packet, direction: Direction, cx: Context<'_>) {
         let destination = cx.snapshot.destinations.of(&self.table.connection(id));
-        let live = destination.map(|destination| &*destination.live);
-        state::advance(self, id, packet, direction, live, cx);
+        state::advance(self, id, packet, direction, destination, cx);
         self.deferred.end(&cx.snapshot.destinations);
     }
 }
