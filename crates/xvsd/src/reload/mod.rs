@@ -164,7 +164,7 @@ impl Reloader {
             .transpose()?;
         // What is changed and can fail is undone here.
         set_mode(old, &new)?;
-        let read = self.set_files(checks, &new).inspect_err(|_| _ = set_mode(&new, old))?;
+        let read = self.set_files(checks, (old, &new)).inspect_err(|_| _ = set_mode(&new, old))?;
         // Nothing below fails, unless xvsd ends.
         let mut lines: Vec<_> =
             changes.iter().map(Difference::line).chain(read).chain(files_line(&new)).collect();
@@ -209,19 +209,18 @@ impl Reloader {
         Ok(said(&lines))
     }
 
-    /// Lets the control thread replace the health checks and the files of lists and keys. Returns a line for each file.
+    /// Lets the control thread read the files of lists and keys and replace the health checks. Returns a line for each.
     fn set_files(
         &self,
         checks: Option<(&engine::Handle, Prepared)>,
-        new: &Config,
+        (old, new): (&Config, &Config),
     ) -> Result<Vec<String>, CommandError> {
-        let mut lines = Vec::new();
+        let set = |files| self.daemon.run(|thread| thread.control.set_list_files(files));
+        let mut lines = set(new.list_files())?;
         if let Some((checks, read)) = checks {
-            lines.push(checks.replace(read)?);
+            lines.insert(0, checks.replace(read).inspect_err(|_| _ = set(old.list_files()))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
-        let files = new.list_files();
-        lines.extend(self.daemon.run(|thread| thread.control.set_list_files(files))?);
         Ok(lines)
     }
 
