@@ -10,9 +10,9 @@ use xvs_model::duration;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::report::status::{
-    BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, Level, LogSinkStatus,
-    OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
-    TableStatus, WorkerStatus,
+    BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, KernelStatus, Level,
+    LogSinkStatus, OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus,
+    SyncTable, TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -69,6 +69,7 @@ fn screen(report: &StatusReport) -> String {
     }
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     lines.extend(report.fleet.as_ref().map(|report| line("fleet", &fleet::summary(report))));
+    lines.extend(report.kernel.map(kernel));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
     for daemon in &report.sync {
@@ -80,6 +81,15 @@ fn screen(report: &StatusReport) -> String {
     lines.extend(hold(report));
     lines.extend(drops(&report.recent_drops));
     lines.concat()
+}
+
+/// What is followed of the kernel's IPVS.
+fn kernel(KernelStatus { services, services_left }: KernelStatus) -> String {
+    let left = match services_left {
+        0 => String::new(),
+        left => format!("; {left} left to the kernel"),
+    };
+    line("kernel", &format!("{} of its IPVS followed{left}", counted(services, "service", "services")))
 }
 
 fn interface(interface: &InterfaceStatus) -> String {
@@ -316,6 +326,7 @@ mod tests {
             health     12 of 13 real servers up, 2 of 3 virtual servers with quorum\n\
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             fleet      lb1 of prod: rules of revision 12 of etcd, no other director\n\
+            kernel     4 services of its IPVS followed; 1 left to the kernel\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             sync       master on eth1 with 192.0.2.2, sync id 5; 1200 messages sent, 3 not\n           \
             sent, 9 connections lost\n\

@@ -29,12 +29,14 @@ pub mod connection_log;
 mod error;
 pub mod fleet;
 mod interfaces;
+pub mod kernel;
 mod keys;
 mod limits;
 
 pub use self::error::ConfigError;
 use self::error::wrong;
 pub use self::interfaces::Interfaces;
+pub use self::kernel::KernelMode;
 pub use self::keys::{Config, InForce, Keepalived, LogFormat, OffloadMode, TableMemory};
 pub use self::limits::Limits;
 
@@ -124,6 +126,7 @@ impl Config {
         }
         self.connection_log.check()?;
         self.fleet.check()?;
+        self.check_kernel()?;
         self.mode()?;
         self.log_filter()?;
         let mut seen = BTreeSet::new();
@@ -135,6 +138,22 @@ impl Config {
                 None => Ok(()),
             },
         }
+    }
+
+    /// Refuses another source of services beside the kernel's IPVS.
+    fn check_kernel(&self) -> Result<(), ConfigError> {
+        let why = if self.kernel.rules == KernelMode::Off {
+            return Ok(());
+        } else if self.rules.is_some() {
+            "services come from the kernel's IPVS, or from `rules`; leave one of them out"
+        } else if self.keepalived.file.is_some() {
+            "services come from the kernel's IPVS, or from [keepalived] file; leave one of them out"
+        } else if !self.fleet.etcd.is_empty() {
+            "services come from the kernel's IPVS, or from [fleet] etcd; leave one of them out"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Value { key: "kernel.rules", value: "\"follow\"".to_owned(), why })
     }
 
     /// The rules file that the running state is compared with: none if the rules come from etcd.

@@ -20,6 +20,7 @@ pub mod bonds;
 pub mod events;
 pub mod firewall_marks;
 pub mod journal;
+pub mod kernel_rules;
 pub mod placement;
 pub mod steering;
 pub mod sweep;

@@ -41,9 +41,9 @@ use crate::report::page::{PageServer, PageService, ServerState, ServiceState, St
 use crate::report::response::ResponseTimes;
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
-    BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, Level, LinkState,
-    OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
-    TableStatus, WorkerStatus,
+    BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, KernelStatus, Level,
+    LinkState, OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus,
+    SyncTable, TableStatus, WorkerStatus,
 };
 use crate::report::warning::Warning;
 
@@ -121,6 +121,7 @@ pub fn status() -> StatusReport {
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
         fleet: Some(fleet()),
+        kernel: Some(KernelStatus { services: 4, services_left: 1 }),
         settings: settings(),
     }
 }

@@ -12,7 +12,7 @@ use xvs_host::network::card::CardLosses;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::objects::disabled::DisabledServers;
 use xvs_model::report::setting::Setting;
-use xvs_model::report::status::{InterfaceStatus, LinkState};
+use xvs_model::report::status::{InterfaceStatus, KernelStatus, LinkState};
 use xvs_model::report::warning::Warning;
 use xvs_proto::network::Network;
 use xvs_xdp::polling::Poll;
@@ -45,6 +45,8 @@ pub struct Facts {
     pub daemons: Vec<SyncDaemon>,
     /// The settings in force.
     pub settings: Arc<[Setting]>,
+    /// What is followed of the kernel's IPVS; `None` if nothing is.
+    pub kernel: Option<KernelStatus>,
     /// Time until which applied rules can be confirmed; `None` if none wait.
     pub unconfirmed_until: Option<Millis>,
 }

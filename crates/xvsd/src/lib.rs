@@ -26,6 +26,7 @@ pub mod fleet;
 mod fleet_view;
 pub mod health_checks;
 pub mod keepalived_conf;
+mod kernel_rules;
 mod offload;
 mod sweeping;
 mod sync;

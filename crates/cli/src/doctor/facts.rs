@@ -36,6 +36,8 @@ pub(super) struct Facts {
     pub memory: Memory,
     /// How many services the kernel's own IPVS has.
     pub kernel_services: usize,
+    /// Whether xvs follows them.
+    pub follows_kernel: bool,
     /// The configuration file of a daemon; the defaults if no file was named.
     pub config: Config,
     /// Findings about facts that could not be read.

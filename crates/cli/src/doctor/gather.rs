@@ -18,7 +18,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::bonds::{bond_of, choose};
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, KernelMode};
 use xvs_ctl::credentials::Credentials;
 use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
@@ -151,11 +151,15 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
     // Services and local addresses by one request: those of one moment.
     note_rules(facts, &state_of(question::rules().ask(daemon)?.rules)?);
     facts.daemon = Some(question::examine().ask(daemon)?);
-    facts.steered_endpoints = question::settings()
-        .ask(daemon)?
-        .iter()
-        .find(|setting| setting.key == "steered_endpoints")
-        .and_then(|setting| setting.value.as_u64()?.try_into().ok());
+    for setting in question::settings().ask(daemon)? {
+        match setting.key.as_str() {
+            "steered_endpoints" => {
+                facts.steered_endpoints = setting.value.as_u64().and_then(|value| value.try_into().ok());
+            }
+            "kernel.rules" => facts.follows_kernel = setting.value == "follow",
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -171,6 +175,7 @@ fn note_rules(facts: &mut Facts, state: &State) {
 /// Reads the file and the files that it names, and their services unless a daemon has reported services.
 fn read_the_config(facts: &mut Facts, path: &Path) -> Result<(), Box<dyn Error>> {
     facts.config = Config::read(path)?;
+    facts.follows_kernel = facts.config.kernel.rules == KernelMode::Follow;
     let (state, faults) = read_named_files(&facts.config)?;
     facts.faults.extend(faults);
     if facts.daemon.is_none() {

@@ -182,6 +182,9 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
     let ip_vs = Finding::of("ip_vs", "").seen("/proc/net/ip_vs");
     let finding = match facts.kernel_services {
         0 => ip_vs.ok("the kernel's IPVS has no services"),
+        count if facts.follows_kernel => {
+            ip_vs.ok(format!("the kernel's IPVS has {count} services, which xvs follows"))
+        }
         count => ip_vs
             .warn(format!(
                 "the kernel's IPVS has {count} services; it schedules packets that xvsd passes to the \
@@ -346,6 +349,8 @@ mod tests {
     #[test]
     fn services_of_the_kernels_own_ipvs_are_a_warning() {
         assert_eq!(only(kernel_services(&facts())).level, Level::Ok);
+        let followed = Facts { kernel_services: 2, follows_kernel: true, ..facts() };
+        assert_eq!(only(kernel_services(&followed)).level, Level::Ok);
         let found = only(kernel_services(&Facts { kernel_services: 2, ..facts() }));
         assert_eq!(found.level, Level::Warn);
         // Where ipvsadm is xvsadm, it must not clear the services of xvs.

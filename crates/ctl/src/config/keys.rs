@@ -22,6 +22,7 @@ use xvs_xdp::polling::Poll;
 use crate::config::connection_log::ConnectionLog;
 use crate::config::fleet::Fleet;
 use crate::config::interfaces::Interfaces;
+use crate::config::kernel::Kernel;
 use crate::config::limits::Limits;
 use crate::journal::format::FileRecord;
 use crate::registry::SIP_CALLS;
@@ -163,6 +164,8 @@ keys! {
     connection_log: ConnectionLog = ConnectionLog::default(), BySuccessor;
     /// Rules that several directors follow in etcd.
     fleet: Fleet = Fleet::default(), BySuccessor;
+    /// The kernel's IPVS beside xvs.
+    kernel: Kernel = Kernel::default(), BySuccessor;
     /// Services and health checks of a keepalived.conf.
     keepalived: Keepalived = Keepalived::default(), InPlace;
 }

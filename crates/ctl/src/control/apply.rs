@@ -69,6 +69,7 @@ impl<D: Datapath> Control<D> {
         let mut applied = self.state.clone();
         let mut prepared = Vec::with_capacity(commands.len());
         for command in &commands {
+            self.kernel.admit(&applied, command)?;
             let accepted = self.admit(&applied, command)?;
             prepared.push(self.read_file_of(accepted)?);
             applied.enter(accepted);

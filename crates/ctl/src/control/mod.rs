@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use due::Schedule;
 use follow::PublishedLimits;
+use follow_kernel::FollowedKernel;
 use list_sources::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
@@ -59,6 +60,7 @@ mod change;
 pub mod datapath;
 mod due;
 mod follow;
+mod follow_kernel;
 pub mod list_sources;
 mod lists;
 mod load_weights;
@@ -98,6 +100,7 @@ pub struct Control<D> {
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
     owned: OwnedServices,
+    kernel: FollowedKernel,
     /// The connections that workers announce to backups; `None`: no master daemon runs.
     announcements: Option<Arc<Announcements>>,
     /// The connections that other directors have sent; `None`: no backup daemon runs.
@@ -135,6 +138,7 @@ impl<D: Datapath> Control<D> {
             schedule: Schedule::default(),
             unconfirmed: None,
             owned: OwnedServices::default(),
+            kernel: FollowedKernel::default(),
             announcements: None,
             inbox: None,
             sync_ports: 1,
@@ -263,11 +267,19 @@ impl<D: Datapath> Control<D> {
     /// published, and a worker does not use it yet.
     pub fn handle(&mut self, request: &ControlRequest, now: Millis) -> Result<Reply, CommandError> {
         match request {
-            ControlRequest::Change(command) => self.change(command, Source::XvsadmSet, now),
+            ControlRequest::Change(command) => {
+                self.kernel.admit(&self.state, command)?;
+                self.change(command, Source::XvsadmSet, now)
+            }
             ControlRequest::Restore(commands) => {
                 self.extend_steering(commands)?;
-                let mut results: Vec<_> =
-                    commands.iter().map(|command| self.prepare_and_carry_out(command, now)).collect();
+                let mut results: Vec<_> = commands
+                    .iter()
+                    .map(|command| {
+                        self.kernel.admit(&self.state, command)?;
+                        self.prepare_and_carry_out(command, now)
+                    })
+                    .collect();
                 let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
                 self.note(done.map(|(command, _)| command), Source::RulesFile);
                 if let Err(late) = self.publish() {
@@ -307,7 +319,8 @@ impl<D: Datapath> Control<D> {
             ControlRequest::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             ControlRequest::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             ControlRequest::Set { key, value } => {
-                self.settings.set(key, value)?;
+                self.kernel.admit_setting(key)?;
+                self.settings.set(key, value, Source::XvsSet)?;
                 self.note_entry(|| Entry::Set { key: key.clone(), value: value.clone() });
                 self.settings.tune(&self.registry.tuning);
                 let moved = self.registry.review_reports(&self.settings.feedback, now);
@@ -366,7 +379,8 @@ impl<D: Datapath> Control<D> {
         &self.marks.compiled.unfollowed
     }
 
-    /// The warnings about the late worker, the journal, kept numbers, daemons, access lists, QUIC, and owned services.
+    /// The warnings about the late worker, the journal, kept numbers, daemons, access lists, QUIC, owned services, and
+    /// the kernel's rules.
     pub fn warnings(&self) -> Vec<Warning> {
         self.publication
             .late
@@ -388,6 +402,7 @@ impl<D: Datapath> Control<D> {
             .chain(self.lists.warnings())
             .chain(self.quic_warnings())
             .chain(self.owned.warnings())
+            .chain(self.kernel.warnings())
             .collect()
     }
 

@@ -19,6 +19,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::objects::Object;
 use xvs_model::report::event::Kind;
+use xvs_model::report::setting::Source;
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
@@ -66,8 +67,7 @@ impl<D: Datapath> Control<D> {
             ReconcileScope::Changes => self.owned.refused.retain(|object, _| !changed.contains(object)),
         }
         self.owned.dirty.extend(&named);
-        let reconciled =
-            self.carry_out_admitted(ORIGIN, self.restoring_commands(&named, scope, &changed), now);
+        let reconciled = self.restore(ORIGIN, self.restoring_commands(&named, scope, &changed), now);
         // A service may become owned without a change of the desired state.
         self.save();
         reconciled
@@ -98,12 +98,12 @@ impl<D: Datapath> Control<D> {
             // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&services);
             let commands = self.restoring_commands(&services, ReconcileScope::Changes, &refused);
-            self.carry_out_admitted(ORIGIN, commands, now);
+            self.restore(ORIGIN, commands, now);
         }
         self.update_drift();
         if self.owned.repair == Repair::Always && !self.owned.drift.is_empty() {
             let commands = self.drift();
-            self.carry_out_admitted("put back", commands, now);
+            self.restore("put back", commands, now);
             self.update_drift();
         }
     }
@@ -161,8 +161,24 @@ impl<D: Datapath> Control<D> {
         commands_for(&differences)
     }
 
-    /// Carries out the commands that are admitted, in one snapshot. Events and the log have them with their origin.
-    fn carry_out_admitted(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
+    /// Carries out commands for owned objects, and keeps the refused ones.
+    fn restore(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
+        let reconciled = self.carry_out_admitted(origin, commands, None, now);
+        self.owned.refused.extend(
+            reconciled.refused.iter().filter_map(|refused| Some((refused.0.object()?, refused.clone()))),
+        );
+        reconciled
+    }
+
+    /// Carries out the commands that are admitted, in one snapshot. Events and the log have them with their origin, the
+    /// journal with their source, if they have one.
+    pub(super) fn carry_out_admitted(
+        &mut self,
+        origin: &str,
+        commands: Vec<Command>,
+        source: Option<Source>,
+        now: Millis,
+    ) -> Reconciled {
         let services: BTreeSet<_> =
             commands.iter().filter_map(|command| command.object()?.owned_with()).collect();
         // Tried on a copy first, so that refused commands are not steered.
@@ -181,17 +197,17 @@ impl<D: Datapath> Control<D> {
             // If steering has no room for all commands, each is tried by itself.
             let steered = if has_room { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match steered.and_then(|()| self.prepare_and_carry_out(&command, now)) {
-                Ok(()) => done.push((format!("{origin}: {}", command_line(&command)), None)),
+                Ok(()) => {
+                    if let Some(source) = source {
+                        self.note([&command], source);
+                    }
+                    done.push((format!("{origin}: {}", command_line(&command)), None));
+                }
                 Err(error) => refused.push((command, error)),
             }
         }
         // These destinations are added with their service once it is accepted.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
-        for (command, error) in &refused {
-            self.owned
-                .refused
-                .extend(command.object().map(|object| (object, (command.clone(), error.clone()))));
-        }
         let changed = done.len();
         if changed > 0 {
             // A late worker becomes a warning.

@@ -49,13 +49,13 @@ impl ActiveSettings {
         }
     }
 
-    /// Sets one setting by its name.
+    /// Sets one setting by its name, from this source.
     ///
     /// # Errors
     /// The errors of [`xvs_model::config::settings::set`]; then nothing has changed.
-    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
+    pub(super) fn set(&mut self, key: &str, value: &str, source: Source) -> Result<(), CommandError> {
         settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
-        self.changed.insert(key.to_owned(), Source::XvsSet);
+        self.changed.insert(key.to_owned(), source);
         self.list = None;
         Ok(())
     }

@@ -49,7 +49,7 @@ impl Dispatch<'_> {
             }
             Decided::General(step) => step,
         };
-        // Mutable from here on: otherwise each forwarded frame is copied in pieces and read back whole, which takes 3 ns.
+        // Mutable only from here on: otherwise each forwarded frame is copied in pieces and read back whole, 3 ns.
         let mut received = received;
         if let Some(surplus) = received.frame.split_surplus() {
             port.recycle(surplus);

@@ -1,4 +1,4 @@
-//! Sends requests to the kernel over a route netlink socket, one at a time.
+//! Sends requests to the kernel over a netlink socket, one at a time.
 //!
 //! For all code that reads or changes links, addresses, routes or neighbours. A [`Netlink`] belongs to the network
 //! namespace of the thread that opened it. Every call blocks until the kernel has replied, which it does at once.
@@ -12,7 +12,7 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
 
@@ -27,7 +27,16 @@ pub struct Netlink {
 impl Netlink {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::of_protocol(NETLINK_ROUTE)
+    }
+
+    /// Opens a socket for generic netlink.
+    pub(crate) fn open_generic() -> io::Result<Self> {
+        Self::of_protocol(NETLINK_GENERIC)
+    }
+
+    fn of_protocol(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER_BYTES) })
@@ -63,7 +72,10 @@ impl Netlink {
     }
 
     /// The replies to a request for one object, or the kernel's error.
-    pub fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn get<M>(&mut self, request: M) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
         self.send(request, NLM_F_ACK)?;
         self.replies().map(|(replies, _)| replies)
     }

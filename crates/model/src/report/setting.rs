@@ -42,6 +42,9 @@ pub enum Source {
     /// An operator, by this command, which sets timeouts.
     #[serde(rename = "xvsadm --set")]
     XvsadmSet,
+    /// The kernel's IPVS, which xvs follows.
+    #[serde(rename = "kernel")]
+    Kernel,
 }
 
 /// The settings in a document, each with its key: names of objects below `prefix`, joined by dots.

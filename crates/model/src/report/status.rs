@@ -87,8 +87,21 @@ pub struct StatusReport {
     pub rules: Option<RulesStatus>,
     /// The fleet of the director; `None`: it follows no rules in etcd.
     pub fleet: Option<FleetReport>,
+    /// The rules of the kernel's IPVS; `None`: they are not followed.
+    #[serde(default)]
+    pub kernel: Option<KernelStatus>,
     /// The settings in force, in the order of their keys.
     pub settings: Vec<Setting>,
+}
+
+/// The services of the kernel's IPVS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct KernelStatus {
+    /// The number of services that xvs follows.
+    pub services: u64,
+    /// The number of services that xvs leaves to the kernel; there is a warning about each.
+    pub services_left: u64,
 }
 
 /// Whether the director needs attention.

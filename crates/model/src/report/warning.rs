@@ -220,6 +220,10 @@ pub enum WarningKind {
     LogWrite,
     /// The connection log cannot be written or sent.
     ConnectionLog,
+    /// The rules of the kernel's IPVS cannot be read, so the last ones stay in force.
+    KernelRulesUnread,
+    /// A service or a setting of the kernel's IPVS is not followed, and stays the kernel's.
+    KernelNotFollowed,
     /// A kind that only a newer xvsd has.
     #[serde(other)]
     Unknown,

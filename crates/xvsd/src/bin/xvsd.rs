@@ -207,6 +207,7 @@ fn serve(
 ) -> Result<(), Box<dyn Error>> {
     daemon.begin(rules)?;
     daemon.follow_fleet(&config.fleet)?;
+    daemon.follow_kernel(&config.kernel)?;
     daemon.start_health_checks(&config.keepalived, keepalived, loss)?;
     Ok(daemon.serve(take_over)?)
 }

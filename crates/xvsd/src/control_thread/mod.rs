@@ -18,6 +18,7 @@ use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
 use xvs_ctl::control::reload_settings::Reloaded;
 use xvs_ctl::events::changes;
+use xvs_ctl::kernel_rules::KernelRules;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
@@ -251,6 +252,13 @@ impl ControlThread {
         undone
     }
 
+    /// Puts the kernel's rules in force. Returns the number of services that are left to the kernel.
+    pub(crate) fn follow_kernel(&mut self, read: Result<Arc<KernelRules>, String>) -> usize {
+        let left = self.control.follow_kernel(read, self.shared.now());
+        self.update_facts();
+        left
+    }
+
     /// Sets the parts that [`Self::serve`] starts: the workers, and the connection table.
     pub(crate) fn set_start(&mut self, workers: WorkerStart, table: PreparedTable) {
         self.start = Some((workers, table));
@@ -363,6 +371,7 @@ impl ControlThread {
             }
         }
         facts.unconfirmed_until = self.control.unconfirmed_until();
+        facts.kernel = self.control.kernel_status();
     }
 
     /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.

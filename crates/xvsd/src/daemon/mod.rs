@@ -13,6 +13,7 @@ use std::{io, panic, thread};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_ctl::config::Keepalived;
 use xvs_ctl::config::fleet::Fleet;
+use xvs_ctl::config::kernel::{Kernel, KernelMode};
 use xvs_ctl::control::saving::Begun;
 use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::start::{Beginning, Files};
@@ -36,6 +37,7 @@ use crate::handle::Handle;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::keepalived_conf::Loss;
+use crate::kernel_rules::FollowingKernel;
 use crate::restart::kept_health::KeptHealth;
 use crate::restart::take_over::TakeOver;
 use crate::rights::seccomp::{self, Kind};
@@ -56,6 +58,7 @@ pub struct Daemon {
     netfilter: Option<FollowerThread>,
     health: Option<Engine>,
     fleet: Option<Following>,
+    kernel: Option<FollowingKernel>,
     /// The thread of the log of connections; `None` if there is no log.
     logging: Option<Logging>,
     /// Whether the daemon began with a journal, and none of its rules was refused.
@@ -141,6 +144,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// Starts to follow the kernel's IPVS, if the configuration wants that. Returns when its rules are in force, or
+    /// cannot be read.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn follow_kernel(&mut self, kernel: &Kernel) -> Result<(), DaemonError> {
+        if kernel.rules == KernelMode::Follow {
+            self.kernel = Some(FollowingKernel::start(self.handle()).map_err(no_thread())?);
+        }
+        Ok(())
+    }
+
     /// Starts the health checks in keepalived.conf. Returns when its services are in force.
     ///
     /// # Errors
@@ -207,6 +222,7 @@ impl Daemon {
     /// Ends every thread. The kernel has the packets of the interfaces at once, or after the hold.
     pub fn stop(mut self, ending: Ending) {
         drop(self.fleet.take());
+        drop(self.kernel.take());
         drop(self.health.take());
         drop(self.network.take());
         drop(self.netfilter.take());

@@ -157,6 +157,7 @@ impl Daemon {
             netfilter: Some(netfilter),
             health: None,
             fleet: None,
+            kernel: None,
             logging,
             is_as_kept: false,
             shared,

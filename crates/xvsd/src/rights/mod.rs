@@ -29,6 +29,7 @@ use xvs_dataplane::steering::objects::{Load, OpenFormerMaps};
 use xvs_helper::client;
 use xvs_helper::process::Known;
 use xvs_helper::task::known;
+use xvs_host::ipvs::ReadTable;
 use xvs_host::loopback::AcceptOwnAddresses;
 use xvs_host::netfilter::FollowNftables;
 use xvs_host::network::clsact::ProvideClsact;
@@ -80,6 +81,7 @@ pub const TASKS: &[Known] = &[
     known::<SetReceiveQueues>(),
     PREFER_BUSY_POLLING,
     known::<FollowNftables>(),
+    known::<ReadTable>(),
 ];
 
 /// The minimum number of open files: 112 for the start with two interfaces and few health checks at once, and those of

@@ -188,6 +188,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         interfaces: facts.interfaces,
         rules: None,
         fleet: shared.fleet.get().map(|fleet| fleet.report()),
+        kernel: facts.kernel,
         settings: Vec::new(),
     }
 }
