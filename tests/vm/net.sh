@@ -16,13 +16,13 @@ show_state() {
     at dr xvs status
     at dr ipvsadm -Sn
     at dr xvsadm -Sn
-    cat /tmp/client
+    cat /tmp/client /tmp/keepalived.log
 }
 # shellcheck source=tests/vm/common.bash
 source /vm-bin/common.bash
 
 modprobe tun
-touch /tmp/client
+touch /tmp/client /tmp/keepalived.log
 ip netns add sw
 at sw ip link add bridge type bridge
 at sw ip link set bridge up
@@ -64,7 +64,7 @@ listing() { sed -E 's/ +[0-9]+ +[0-9]+ *$//; 1s/.*//' ; }
 
 start_director() {
     printf '%s\n' "$1" 'interfaces = ["lan"]' 'workers = 1' 'conn_table_size = 4096' '[kernel]' 'rules = "follow"' >/tmp/xvs.toml
-    at dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+    ip netns exec dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
     director=$!
     until_shown "up .* configuration" at dr xvs status
 }
@@ -134,7 +134,11 @@ for number in {1..60}; do
     2) at dr ipvsadm -e -t 10.1.0.100:80 -r $server -g -w $((RANDOM % 5)) ;;
     3) at dr ipvsadm -E -t 10.1.0.100:80 -s "$(printf '%s\n' rr wrr lc wlc sed nq | sed -n $((RANDOM % 6 + 1))p)" ;;
     esac 2>/dev/null || true
-    if ((number % 6 == 0)); then ms+=("$(until_equal)"); fi
+    if ((number % 6 == 0)); then
+        ms+=("$(until_equal)")
+        for director in ipvsadm xvsadm; do at dr $director -Ln -t 10.1.0.100:80 --nosort | listing >/tmp/$director; done
+        cmp /tmp/ipvsadm /tmp/xvsadm || fail "the order of real servers differs"
+    fi
 done
 say "in force after ${ms[*]} ms"
 
@@ -165,7 +169,7 @@ delay_before_retry 1 } }"
 }
 mkdir -p /etc/keepalived /run/keepalived
 servers 1 2 >/tmp/keepalived.conf
-at dr keepalived --dont-fork --log-console --checkers --use-file /tmp/keepalived.conf >/tmp/keepalived.log 2>&1 &
+ip netns exec dr keepalived --dont-fork --log-console --check --use-file /tmp/keepalived.conf >/tmp/keepalived.log 2>&1 &
 keepalived=$!
 until_shown "10.1.0.22:80" at dr ipvsadm -Sn
 until_equal >/tmp/ms
@@ -183,27 +187,27 @@ until_shown "10.1.0.22:80" at dr ipvsadm -Sn
 until_equal >/tmp/ms
 say "and back after $(cat /tmp/ms) ms"
 servers 1 >/tmp/keepalived.conf
-kill -HUP $keepalived
+kill -HUP "$keepalived"
 for number in {1..60}; do
     [[ $(at dr ipvsadm -Sn) == *10.1.0.22* ]] || break
     sleep 0.5
 done
 until_equal >/tmp/ms
 say "a reload is in force after $(cat /tmp/ms) ms"
-kill $keepalived
-wait $keepalived || true
-at dr keepalived --dont-fork --log-console --checkers --use-file /tmp/keepalived.conf >/tmp/keepalived.log 2>&1 &
+deletions() { at dr xvs events --json --no-follow | grep -c 'kernel: .*-D -t 10.1.0.100:80' || true; }
+before=$(deletions)
+kill "$keepalived"
+wait "$keepalived" || true
+ip netns exec dr keepalived --dont-fork --log-console --check --use-file /tmp/keepalived.conf >/tmp/keepalived.log 2>&1 &
 keepalived=$!
 until_shown "10.1.0.21:80" at dr ipvsadm -Sn
 until_equal >/dev/null
-if at dr xvs events --json | grep 'kernel: -D' | tail -n 1 | grep -q 'xvsadm -D -t 10.1.0.100:80'; then
-    fail "a restart of keepalived has deleted its service in xvs"
-fi
+[[ $(deletions) == "$before" ]] || fail "a restart of keepalived has deleted its service in xvs"
 at dr ipvsadm -Sn >/tmp/rules
 
 say "the module is gone: the last rules stay"
-kill -9 $keepalived $(ip netns pids dr | xargs -r -n 1 sh -c 'grep -l keepalived /proc/$0/comm 2>/dev/null' | cut -d / -f 3) || true
-wait $keepalived 2>/dev/null || true
+pkill -9 -f keepalived.conf || true
+wait "$keepalived" || true
 at dr ipvsadm -C
 for module in $(sed -n 's/^\(ip_vs_[a-z_]*\) .*/\1/p' /proc/modules) ip_vs; do rmmod "$module" || true; done
 if grep -q '^ip_vs ' /proc/modules; then fail "ip_vs is still loaded"; fi

@@ -20,7 +20,7 @@ use crate::threads::spawn_stoppable;
 
 /// The shortest interval of readings.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// The interval is at least as many times as long as a reading takes.
+/// The interval is at least as many times as long as the CPU time of a reading.
 const SHARE: u32 = 10;
 /// How long an empty table is not believed.
 const EMPTY: Duration = Duration::from_secs(3);
@@ -66,21 +66,22 @@ impl Drop for FollowingKernel {
 
 /// Reads the rules, and puts them in force if they have changed. Returns the pause until the next reading.
 fn round(daemon: &Handle, seen: &mut Seen) -> Duration {
-    let begun = Instant::now();
-    let mut step = seen.see(read(), begun);
+    let mut used = Duration::ZERO;
+    let mut step = seen.see(read(&mut used), Instant::now());
     if matches!(step, Step::ReadAgain) {
-        step = seen.see(read(), Instant::now());
+        step = seen.see(read(&mut used), Instant::now());
     }
-    let pause = INTERVAL.max(begun.elapsed() * SHARE);
     if let Step::Take(rules) = step {
         let taken = daemon.run(|thread| Ok(thread.follow_kernel(rules)));
         seen.has_left = taken.is_ok_and(|left| left > 0);
     }
-    pause
+    INTERVAL.max(used * SHARE)
 }
 
-fn read() -> Result<KernelRules, String> {
-    let table = ipvs::read().map_err(|error| error.to_string())?;
+/// Reads the rules, and adds the CPU time that this took.
+fn read(used: &mut Duration) -> Result<KernelRules, String> {
+    let (table, cpu_time) = ipvs::read().map_err(|error| error.to_string())?;
+    *used += cpu_time;
     let names = Ipvs::keys();
     let settings = ipvs::settings(names.iter().map(String::as_str).chain([CONNTRACK]));
     Ok(KernelRules::of(&table, settings))
@@ -207,12 +208,12 @@ mod tests {
     fn a_failed_reading_keeps_the_rules_and_is_reported_until_the_next_one_succeeds() {
         let now = Instant::now();
         let mut seen = seen(rules(80), now);
-        let failed = || Err("no IPVS".to_owned());
-        assert_eq!(seen.see(failed(), now), Step::Take(failed()));
-        assert_eq!(seen.see(failed(), now), Step::Keep);
+        let why = || "no IPVS".to_owned();
+        assert_eq!(seen.see(Err(why()), now), Step::Take(Err(why())));
+        assert_eq!(seen.see(Err(why()), now), Step::Keep);
         assert_eq!(seen.see(Ok(rules(80)), now), taken(rules(80)));
         assert_eq!(seen.see(Ok(rules(80)), now), Step::Keep);
-        assert_eq!(seen.see(failed(), now), Step::Take(failed()), "another failure is reported");
+        assert_eq!(seen.see(Err(why()), now), Step::Take(Err(why())), "another failure is reported");
     }
 
     #[test]

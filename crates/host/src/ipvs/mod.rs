@@ -12,12 +12,14 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task, only};
 
@@ -133,14 +135,23 @@ impl Default for Destination {
     }
 }
 
-/// Reads the rules in the network namespace of the calling thread, with the helper's rights.
+/// Reads the rules in the network namespace of the calling thread, with the helper's rights. Returns also the CPU time
+/// that this took. The kernel may let a reading wait for long while others change its rules, which takes none.
 ///
 /// # Errors
 ///
 /// The kernel has no IPVS in this namespace, or refuses an answer.
-pub fn read() -> io::Result<Table> {
-    let ((), file) = only(ReadTable.run(&[])?)?;
-    Ok(serde_json::from_reader(BufReader::new(File::from(file)))?)
+pub fn read() -> io::Result<(Table, Duration)> {
+    let (reading, file) = only(ReadTable.run(&[])?)?;
+    let begun = cpu_time();
+    let table = serde_json::from_reader(BufReader::new(File::from(file)))?;
+    Ok((table, reading + (cpu_time() - begun)))
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    // The kernel's time is not negative.
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// The settings `net.ipv4.vs.*` that can be read, by their names.
@@ -154,15 +165,16 @@ pub fn settings<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String
         .collect()
 }
 
-/// Reads the rules into a file in memory, as JSON.
+/// Reads the rules into a file in memory, as JSON. The answer is the CPU time that this took.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadTable;
 
 impl Task for ReadTable {
     const NAME: &'static str = "read-ipvs";
-    type Done = ();
+    type Done = Duration;
 
-    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Duration>> {
+        let begun = cpu_time();
         let table = Connection::open()?.table()?;
         let mut file = File::from(memfd_create("xvs-ipvs", MemfdFlags::CLOEXEC)?);
         let mut to = BufWriter::new(&mut file);
@@ -170,7 +182,7 @@ impl Task for ReadTable {
         to.flush()?;
         drop(to);
         file.rewind()?;
-        Ok(((), vec![file.into()]))
+        Ok((cpu_time() - begun, vec![file.into()]))
     }
 }
 
