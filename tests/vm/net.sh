@@ -52,7 +52,7 @@ until_equal() {
     while :; do
         [[ $(at dr xvsadm -Sn 2>/dev/null) != "$(at dr ipvsadm -Sn)" ]] || break
         now=$(date +%s%3N)
-        ((now - begun < ${1:-15000})) || fail "after $((now - begun)) ms the rules are not equal"
+        ((now - begun < ${1:-30000})) || fail "after $((now - begun)) ms the rules are not equal"
         sleep 0.05
     done
     now=$(date +%s%3N)
@@ -71,6 +71,8 @@ start_director() {
 stop_director() {
     at dr xvs stop --release >/dev/null
     wait "$director" || true
+    # Another user may have had them.
+    rm -rf /run/xvs /dev/shm/xvs
 }
 
 say "without IPVS xvsd warns, and does not load it"
@@ -215,28 +217,23 @@ until_shown "the kernel has no IPVS here" at dr sh -c "xvs status | tr -s '\n ' 
 [[ $(at dr xvsadm -Sn) == "$(cat /tmp/rules)" ]] || fail "the last rules are gone"
 stop_director
 
-say "1,000 and 10,000 services, two real servers each"
+say "1,000 services, two real servers each"
 modprobe ip_vs
-many() {
-    local number
-    for ((number = 0; number < $1; number++)); do
-        local service="10.2.$((number / 250)).$((number % 250 + 1)):80"
-        echo "-A -t $service -s rr"
-        echo "-a -t $service -r 10.1.0.21:80 -g -w 1"
-        echo "-a -t $service -r 10.1.0.22:80 -g -w 1"
-    done
-}
-for count in 1000 10000; do
-    at dr ipvsadm -C
-    many $count | at dr ipvsadm-restore -n
-    start_director 'steered_endpoints = 32768'
-    until_equal 120000 >/dev/null
-    sleep 5
-    used=$(awk '{ print $14 + $15 }' /proc/$director/stat)
-    sleep 20
-    used=$(($(awk '{ print $14 + $15 }' /proc/$director/stat) - used))
-    at dr ipvsadm -e -t 10.2.0.7:80 -r 10.1.0.21:80 -g -w 9
-    say "$count services: a change is in force after $(until_equal 60000) ms, and following takes $((used / 20)) % of a core"
-    stop_director
-done
+for ((number = 0; number < 1000; number++)); do
+    service="10.2.$((number / 250)).$((number % 250 + 1)):80"
+    echo "-A -t $service -s rr"
+    echo "-a -t $service -r 10.1.0.21:80 -g -w 1"
+    echo "-a -t $service -r 10.1.0.22:80 -g -w 1"
+done | at dr ipvsadm-restore -n
+start_director 'steered_endpoints = 32768'
+until_equal 120000 >/dev/null
+sleep 5
+used() { awk '{ print $14 + $15 }' "/proc/$director/stat"; }
+before=$(used)
+sleep 20
+share=$((($(used) - before) / 20))
+at dr ipvsadm -e -t 10.2.0.7:80 -r 10.1.0.21:80 -g -w 9
+until_equal 60000 >/tmp/ms
+say "a change is in force after $(cat /tmp/ms) ms, and xvsd takes $share % of a core"
+stop_director
 echo "$test: passed"
