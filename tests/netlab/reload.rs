@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use xvs::clients::HalfUpload;
@@ -399,4 +399,36 @@ fn without_a_hold_a_key_that_needs_a_successor_is_refused_and_others_change() {
     assert!(error.contains("workers: 1 -> 2: with hold = \"0\" no successor can take over"), "{error}");
     file.write(&both(1, "hold = \"0\"\nlog = \"debug\"\n"));
     assert_eq!(director.xvs("reload"), "log: info -> debug\n");
+}
+
+/// The director's namespace has no IPVS, or an empty one.
+#[test]
+fn the_kernels_rules_are_followed_from_a_successor_on_and_without_them_the_services_are_those_of_xvs_again() {
+    let cluster = Cluster::up(Layout::default());
+    let file = File::new(&cluster, &both(1, HELD));
+    let mut director = file.start(&cluster);
+    let add = |port: u16| format!("-A -t {VIP}:{port} -s rr");
+    director.adm(&add(PORT));
+    let follows = both(1, &format!("{HELD}[kernel]\nrules = \"follow\"\n"));
+    file.write(&format!("rules = \"/etc/xvs/rules\"\n{follows}"));
+    let refused = refusal(&cluster);
+    assert!(
+        refused.contains("kernel.rules = \"follow\": services come from the kernel's IPVS, or from"),
+        "{refused}"
+    );
+    file.write(&follows);
+    let changed = director.xvs("reload");
+    assert!(changed.contains("kernel"), "{changed}");
+    director.is_taken_over();
+    let refused = complete(cluster.command(Host::Director, program("xvsadm")).args(add(81).split(' ')));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("xvs follows the kernel's IPVS"), "{text}");
+    if !Path::new("/proc/net/ip_vs").exists() {
+        let status = director.status().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(status.contains("the kernel has no IPVS here"), "{status}");
+        assert_eq!(director.adm("-Sn"), format!("{}\n", add(PORT)), "the last rules stay");
+    }
+    file.write(&both(1, HELD));
+    director.xvs("reload");
+    director.adm(&add(81));
 }
