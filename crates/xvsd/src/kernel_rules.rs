@@ -129,11 +129,11 @@ impl Seen {
             && **in_force == rules
         {
             (self.next, self.empty_since, self.failure) = (None, None, None);
-            if !had_failed && !(self.has_left && now.duration_since(*since) >= RETRY) {
-                return Step::Keep;
+            if had_failed || self.has_left && now.duration_since(*since) >= RETRY {
+                *since = now;
+                return Step::Take(Ok(in_force.clone()));
             }
-            *since = now;
-            return Step::Take(Ok(in_force.clone()));
+            return Step::Keep;
         }
         if self.next.as_ref() != Some(&rules) {
             self.next = Some(rules);
