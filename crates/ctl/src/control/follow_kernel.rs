@@ -11,6 +11,7 @@ use std::sync::Arc;
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
+use xvs_model::config::destination::Destination;
 use xvs_model::config::service::{Service, ServiceOptions};
 use xvs_model::objects::{Object, Rule};
 use xvs_model::report::setting::Source;
@@ -46,12 +47,17 @@ impl<D: Datapath> Control<D> {
         let mut left = rules.left.clone();
         left.extend(self.refused_by_kernel_rules(&rules, &left));
         let changes = commands(&self.state, &rules, &left);
-        for (command, error) in self.carry_out_admitted(ORIGIN, changes, Some(Source::Kernel), now).refused {
-            left.extend(command.object().and_then(|object| Some((object.service()?, error.to_string()))));
+        let refused = self.carry_out_admitted(ORIGIN, changes, Some(Source::Kernel), now).refused;
+        if !refused.is_empty() {
+            left.extend(
+                refused
+                    .iter()
+                    .filter_map(|(command, error)| Some((command.object()?.service()?, error.to_string()))),
+            );
+            // What was begun of a service whose command only the packet path has refused.
+            let rest = commands(&self.state, &rules, &left);
+            self.carry_out_admitted(ORIGIN, rest, Some(Source::Kernel), now);
         }
-        // What was begun of a service whose command only the packet path has refused.
-        let rest = commands(&self.state, &rules, &left);
-        self.carry_out_admitted(ORIGIN, rest, Some(Source::Kernel), now);
         for (key, why) in left.iter().filter(|(key, _)| !self.kernel.left.contains_key(key)) {
             tracing::warn!("{ORIGIN}: service {key} is left to the kernel: {why}");
         }
@@ -131,8 +137,10 @@ fn commands(running: &State, rules: &KernelRules, left: &BTreeMap<ServiceKey, St
             }
             Some(_) => {}
         }
-        let none = Service { options: service.options.clone(), destinations: Vec::new() };
-        destination_commands(key, before.map_or(&none, |before| before), service, &mut commands);
+        let destinations = before.map_or(&[][..], |before| &before.destinations);
+        if destinations != service.destinations {
+            destination_commands(key, destinations, service, &mut commands);
+        }
     }
     let mut timeouts = running.timeouts();
     timeouts.update(rules.timeouts);
@@ -143,13 +151,18 @@ fn commands(running: &State, rules: &KernelRules, left: &BTreeMap<ServiceKey, St
 }
 
 /// The commands that give a service these destinations in this order, in which the one added last comes first.
-fn destination_commands(service: ServiceKey, before: &Service, after: &Service, commands: &mut Vec<Command>) {
+fn destination_commands(
+    service: ServiceKey,
+    before: &[Destination],
+    after: &Service,
+    commands: &mut Vec<Command>,
+) {
     let delete = |endpoint| Command::Delete(Object::Destination { service, endpoint });
-    for gone in before.destinations.iter().filter(|dest| after.destination(dest.endpoint).is_none()) {
+    for gone in before.iter().filter(|dest| after.destination(dest.endpoint).is_none()) {
         commands.push(delete(gone.endpoint));
     }
     // From the end on, those that are in order stay. The others were added after them.
-    let mut stays = before.destinations.as_slice();
+    let mut stays = before;
     let mut is_in_order = true;
     for dest in after.destinations.iter().rev() {
         let place = stays.iter().rposition(|stay| stay.endpoint == dest.endpoint);
@@ -166,7 +179,7 @@ fn destination_commands(service: ServiceKey, before: &Service, after: &Service, 
             }
             None => {
                 is_in_order = false;
-                if before.destination(dest.endpoint).is_some() {
+                if before.iter().any(|known| known.endpoint == dest.endpoint) {
                     commands.push(delete(dest.endpoint));
                 }
                 commands.push(Command::Add(Rule::Destination {
@@ -192,7 +205,7 @@ const ORIGIN: &str = "kernel";
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use xvs_model::config::destination::{Destination, DestinationOptions};
+    use xvs_model::config::destination::DestinationOptions;
     use xvs_model::objects::disabled::Disabled;
     use xvs_model::objects::limit::ServiceLimit;
     use xvs_model::protocol::question::{ControlRequest, Reply};
